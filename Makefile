@@ -1,0 +1,39 @@
+# Every target sets up its own virtual environment first; nothing else needs to be installed
+# than Python 3.11 (or newer) and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PACKAGES := apply cli experiments predictor recorder store
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint types check bench clean
+
+demo: $(STAMP)
+	$(BIN)/weightcast demo -o demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy does not see a mapped editable install: give it the packages under their import names.
+types: $(STAMP)
+	mkdir -p .types/weightcast
+	for p in $(PACKAGES); do ln -sfn ../../$$p .types/weightcast/$$p; done
+	$(BIN)/mypy $(addprefix -p weightcast.,$(PACKAGES))
+
+check: lint types test
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/pipeline.py
+
+clean:
+	rm -rf $(VENV) .types build *.egg-info .pytest_cache .mypy_cache .ruff_cache demo
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("weightcast needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@

@@ -1,0 +1,325 @@
+"""The recorder: copies the weights after each scheduled optimizer step.
+
+::
+
+    optimizer.step()  -->  copy into a row of the block  --block full-->  HistoryWriter.append
+                           [block, P], one call a step                    compress, commit
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from weightcast.recorder.schedule import Schedule, parse_schedule
+from weightcast.recorder.selection import Selection, select
+from weightcast.store import History, HistoryWriter, RecordingError, UsageError
+from weightcast.store.layout import block_length, check_metric_name
+from weightcast.store.output import refuse_existing
+
+DEFAULT_MEMORY = 256 << 20  # 64 rows of a million float32 weights
+
+
+@dataclass(frozen=True)
+class RecordingSummary:
+    """What a recording gave: rows recorded, the last step counted, bytes, and seconds spent."""
+
+    path: str
+    recorded: int
+    steps: int
+    raw_bytes: int
+    stored_bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        ratio = self.raw_bytes / max(self.stored_bytes, 1)
+        return (
+            f"recorded {self.recorded} of {self.steps} steps in {self.path}: "
+            f"{self.stored_bytes / 1e6:.1f} MB, {ratio:.2f} times smaller than the numbers, "
+            f"{self.seconds:.1f} s spent recording"
+        )
+
+
+class Recorder:
+    """Records a model's weights into a history while it trains.
+
+    Count optimizer steps either by calling the recorder after each of them, or by `attach`, which
+    counts the steps that an optimizer really took.
+
+    Parameters
+    ----------
+    model : nn.Module or Selection
+        What to record: parameters, and the buffers that its ``state_dict`` keeps.
+    path : str or Path
+        Folder of the history.
+    schedule : str or Schedule
+        Which steps, such as ``"every:10"``; see `parse_schedule`. Step 0, the weights before the
+        first optimizer step, is always recorded.
+    include, exclude : sequence of str
+        Globs over qualified parameter names.
+    preset : {"fast", "compact"}
+        Lossless codec preset.
+    memory : int
+        Bytes that rows waiting to be compressed may take.
+    metadata : dict, optional
+        Kept in the history; JSON-able.
+    overwrite : bool
+        Replace a history that stands at `path`.
+    resume : bool
+        Continue the history at `path` after its last committed step.
+    start_step : int, optional
+        With `resume`: the step of the checkpoint that training goes on from. By default the last
+        recorded step. Steps that the history already has are not recorded again.
+
+    Raises
+    ------
+    OutputExistsError
+        If `path` is taken, and neither `overwrite` nor `resume` is given.
+    ShapeError
+        If a history to resume holds other parameters.
+    RecordingError
+        If the weights to resume with are not those that the history has at the start step.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> model = nn.Linear(2, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> path = tempfile.mkdtemp() + "/run.zarr"
+    >>> with Recorder(model, path, "every:2").attach(optimizer) as recorder:
+    ...     for _ in range(5):
+    ...         loss = model(torch.ones(1, 2)).square().sum()
+    ...         loss.backward()
+    ...         optimizer.step()
+    >>> History(path).steps
+    array([0, 2, 4])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Selection,
+        path: str | Path,
+        schedule: str | Schedule = "every:1",
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        preset: str = "fast",
+        memory: int = DEFAULT_MEMORY,
+        metadata: dict[str, Any] | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+        start_step: int | None = None,
+    ) -> None:
+        check_output(path, overwrite=overwrite, resume=resume, start_step=start_step)
+        self.schedule = parse_schedule(schedule) if isinstance(schedule, str) else schedule
+        self.selection = model if isinstance(model, Selection) else select(model, include, exclude)
+        self._block = _Block(self.selection, memory)
+        if resume and Path(path).exists():
+            self._writer = HistoryWriter.open(path)
+            self.step = self._resume_at(start_step)
+        else:
+            self._writer = self._create(path, preset, metadata, overwrite)
+            self.step = 0
+        self._metrics: dict[str, list[tuple[int, float]]] = {}
+        self._handles: list[RemovableHandle] = []
+        self._begin = time.perf_counter() - self._last_time()
+        self._seconds = 0.0
+        self._closed = False
+        if self._writer.last_step is None:
+            self._copy()
+
+    def __call__(self) -> None:
+        """Count one optimizer step, and record the weights if the schedule has it."""
+        self.step += 1
+        last = self._writer.last_step
+        if self.step in self.schedule and (last is None or self.step > last):
+            self._copy()
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> Self:
+        """Count the steps of an optimizer by itself, until the recorder closes.
+
+        Step 0 is taken again right before the optimizer's first step, in case the weights were
+        loaded or initialised after the recorder was made.
+        """
+
+        def before(*_: Any) -> None:
+            if self.step == 0:
+                self._block.rows = 0
+                self._copy()
+
+        def after(*_: Any) -> None:
+            self()
+
+        self._handles.append(optimizer.register_step_pre_hook(before))
+        self._handles.append(optimizer.register_step_post_hook(after))
+        return self
+
+    def log(self, **metrics: float) -> None:
+        """Record metrics of the current step, such as ``recorder.log(loss=loss.item())``."""
+        for name, value in metrics.items():
+            self._metrics.setdefault(check_metric_name(name), []).append((self.step, float(value)))
+
+    def close(self) -> None:
+        """Write what is still in memory and stop counting. Closing again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        for handle in self._handles:
+            handle.remove()
+        self._flush()
+
+    def summary(self) -> RecordingSummary:
+        """Sizes and seconds so far."""
+        info = History(self._writer.path).info()
+        return RecordingSummary(
+            path=info.path,
+            recorded=info.recorded,
+            steps=self.step,
+            raw_bytes=info.raw_bytes,
+            stored_bytes=info.stored_bytes,
+            seconds=self._seconds,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _copy(self) -> None:
+        if self._closed:
+            raise RecordingError(f"the recorder of {self._writer.path} is closed: make a new one")
+        begin = time.perf_counter()
+        self._block.copy(self.step, begin - self._begin)
+        if self._block.full:
+            self._flush()
+        self._seconds += time.perf_counter() - begin
+
+    def _flush(self) -> None:
+        block = self._block
+        self._writer.append(*block.filled())
+        block.rows = 0
+        for name, entries in self._metrics.items():
+            steps, values = zip(*entries, strict=True)
+            self._writer.log(name, steps, values)
+        self._metrics.clear()
+
+    def _create(
+        self, path: str | Path, preset: str, metadata: dict[str, Any] | None, overwrite: bool
+    ) -> HistoryWriter:
+        return HistoryWriter.create(
+            path,
+            self.selection.parameter_table(),
+            buffers=self.selection.buffer_table(),
+            dtype=self._block.weights.numpy().dtype,
+            block=self._block.length,
+            schedule=str(self.schedule),
+            preset=preset,
+            versions={"torch": torch.__version__},
+            metadata=metadata,
+            overwrite=overwrite,
+        )
+
+    def _resume_at(self, start_step: int | None) -> int:
+        history = History(self._writer.path)
+        mine = self.selection.parameter_table()
+        mine.require_same(history.parameters, "the model", str(history.path))
+        self.selection.buffer_table().require_same(
+            history.buffers, "the model's buffers", f"{history.path}'s buffers"
+        )
+        last = self._writer.last_step
+        start = start_step if start_step is not None else last
+        if start is None:
+            return 0
+        if last is not None and start > last:
+            known = f"its last recorded step is {last}"
+            raise RecordingError(
+                f"a resumed recording must not leave a gap: start step {start}, {known}"
+            )
+        if start in history.steps:
+            self._require_same_weights(history, start)
+        return start
+
+    def _require_same_weights(self, history: History, step: int) -> None:
+        self._block.copy(step, 0.0)
+        now = self._block.filled()[2][0]
+        self._block.rows = 0
+        if not np.array_equal(now, history.snapshot(step), equal_nan=True):
+            raise RecordingError(
+                f"a resumed run must go on from the recorded weights: the model's are not those of "
+                f"step {step} of {history.path}: load the checkpoint of that step, or give the "
+                "step it was saved at (--start-step, start_step)"
+            )
+
+    def _last_time(self) -> float:
+        times = History(self._writer.path).times
+        return float(times[-1]) if len(times) else 0.0
+
+
+class _Block:
+    """Rows waiting to be compressed: weights [length, P] and buffers [length, B]."""
+
+    def __init__(self, selection: Selection, memory: int) -> None:
+        self.sources = [
+            (list(selection.parameters.values()), selection.stored_dtype),
+            (list(selection.buffers.values()), torch.float64),
+        ]
+        sizes = [sum(t.numel() for t in tensors) for tensors, _ in self.sources]
+        row_bytes = sum(n * d.itemsize for n, (_, d) in zip(sizes, self.sources, strict=True))
+        self.length = block_length(row_bytes, memory)
+        self.weights, self.buffers = (
+            torch.empty(self.length, n, dtype=d)
+            for n, (_, d) in zip(sizes, self.sources, strict=True)
+        )
+        self.steps = np.zeros(self.length, dtype=np.int64)
+        self.times = np.zeros(self.length)
+        self.rows = 0
+
+    @property
+    def full(self) -> bool:
+        return self.rows == self.length
+
+    @torch.no_grad()
+    def copy(self, step: int, seconds: float) -> None:
+        """Copy the tensors into the next row, one call for all of them."""
+        for (tensors, _), block in zip(self.sources, (self.weights, self.buffers), strict=True):
+            pieces = block[self.rows].split([t.numel() for t in tensors])
+            views = [v.view(t.shape) for v, t in zip(pieces, tensors, strict=True)]
+            if views:
+                torch._foreach_copy_(views, tensors)
+        self.steps[self.rows] = step
+        self.times[self.rows] = seconds
+        self.rows += 1
+
+    def filled(self) -> tuple[Any, Any, Any, Any]:
+        """Steps, times, weights and buffers of the rows so far, as NumPy views."""
+        n = self.rows
+        return self.steps[:n], self.times[:n], self.weights[:n].numpy(), self.buffers[:n].numpy()
+
+
+def check_output(
+    path: str | Path, *, overwrite: bool, resume: bool, start_step: int | None = None
+) -> None:
+    """Refuse bad combinations and a taken output, before any training starts."""
+    if overwrite and resume:
+        raise UsageError("overwrite replaces a history and resume continues it: give one of them")
+    if start_step is not None and (not resume or start_step < 0):
+        raise UsageError(f"start step goes with resume and is at least 0: got {start_step}")
+    if not resume:
+        refuse_existing(path, overwrite=overwrite, hint=", or continue it with --resume")
+    elif Path(path).exists():
+        History(path)

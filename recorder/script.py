@@ -1,0 +1,196 @@
+"""Recording somebody else's training script, unchanged.
+
+The script runs in this process as ``__main__``. Torch calls global hooks around every optimizer
+step; at the first one the script's model is found among the live objects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import runpy
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from weightcast.recorder.recording import Recorder, RecordingSummary
+from weightcast.recorder.selection import select_from_optimizer
+from weightcast.store import InputNotFoundError, UsageError, WeightcastError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a recorded script ended.
+
+    Attributes
+    ----------
+    exit_code : int
+        The script's own.
+    summary : RecordingSummary or None
+        None if no optimizer step was taken.
+    failure : str
+        Why the script ended early, on one line; empty if it ended by itself.
+    others : int
+        Steps that other optimizers took; their weights are recorded only if the first optimizer's
+        model holds them.
+    """
+
+    exit_code: int
+    summary: RecordingSummary | None
+    failure: str
+    others: int
+
+
+class ScriptRecorder:
+    """Global optimizer hooks that make a `Recorder` at the first step of a script.
+
+    Parameters
+    ----------
+    path : str or Path
+    include, exclude : sequence of str
+        Globs over qualified parameter names.
+    **options
+        Of `Recorder`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        self.path = path
+        self.recorder: Recorder | None = None
+        self.others = 0
+        self._globs = (include, exclude)
+        self._options = options
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Count optimizer steps while the context is open; then write what is in memory."""
+        handles = [
+            register_optimizer_step_pre_hook(self._before),
+            register_optimizer_step_post_hook(self._after),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            if self.recorder is not None:
+                self.recorder.close()
+
+    def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if self._optimizer is None:
+            selection = select_from_optimizer(optimizer, *self._globs)
+            self.recorder = Recorder(selection, self.path, **self._options)
+            self._optimizer = optimizer
+
+    def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if optimizer is not self._optimizer:
+            self.others += 1
+        elif self.recorder is not None:
+            self.recorder()
+
+
+def record_script(argv: Sequence[str], path: str | Path, **options: Any) -> Outcome:
+    """Run a training script and record the model of its first optimizer.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The script and its arguments, or ``-m``, a module and its arguments.
+    path : str or Path
+        Folder of the history. It is made at the first optimizer step.
+    **options
+        Of `ScriptRecorder` and `Recorder`.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    InputNotFoundError
+        If there is no such script.
+    WeightcastError
+        If the recording fails; the script is stopped.
+    """
+    run = script_runner(argv)
+    recording = ScriptRecorder(path, **options)
+    with recording.installed():
+        exit_code, failure = _exit_code(run)
+    summary = recording.recorder.summary() if recording.recorder else None
+    return Outcome(exit_code, summary, failure, recording.others)
+
+
+def script_runner(argv: Sequence[str]) -> Callable[[], object]:
+    """Check a script's command line and return a function that runs it as ``__main__``.
+
+    Raises
+    ------
+    UsageError, InputNotFoundError
+        If it is empty, names an interpreter, or there is no such file.
+    """
+    if not argv or list(argv) == ["-m"]:
+        raise UsageError("give a training script after '--', such as: -- train.py --epochs 3")
+    if argv[0] == "-m":
+        return lambda: _run_as_main(runpy.run_module, argv[1], argv[1:], str(Path.cwd()))
+    script = Path(argv[0])
+    if not script.exists():
+        advice = "give the script itself, without the interpreter"
+        named = script.name.startswith("python")
+        raise InputNotFoundError(f"no script {argv[0]!r}: {advice if named else 'check the path'}")
+    return lambda: _run_as_main(runpy.run_path, str(script), argv, str(script.resolve().parent))
+
+
+def _run_as_main(run: Callable[..., Any], target: str, argv: Sequence[str], folder: str) -> None:
+    """Run a file or module with the argv and sys.path[0] that Python itself would give it."""
+    extra = {"alter_sys": True} if run is runpy.run_module else {}
+    kept = sys.argv, sys.path[:]
+    sys.argv, sys.path[:] = list(argv), [folder, *sys.path[1:]]
+    try:
+        run(target, run_name="__main__", **extra)
+    finally:
+        sys.argv, sys.path[:] = kept
+
+
+def _exit_code(run: Callable[[], object]) -> tuple[int, str]:
+    """Run a script and say how Python would have exited, printing what Python would print."""
+    try:
+        run()
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or 0, ""
+        print(stop.code, file=sys.stderr)
+        return 1, ""
+    except WeightcastError:
+        raise
+    except KeyboardInterrupt:
+        return 130, "KeyboardInterrupt"
+    except Exception as error:  # somebody else's script may raise anything
+        traceback.print_exception(error.with_traceback(_own_frames(error)))
+        return 1, " ".join(f"{type(error).__name__}: {error}".split())
+    return 0, ""
+
+
+def _own_frames(error: BaseException) -> Any:
+    """The traceback from the script's first frame on, without ours and runpy's."""
+    frame = error.__traceback__
+    while frame is not None:
+        file = frame.tb_frame.f_code.co_filename
+        if file != __file__ and "runpy" not in file:
+            return frame
+        frame = frame.tb_next
+    return error.__traceback__

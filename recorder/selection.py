@@ -1,0 +1,190 @@
+"""Which tensors of a model are recorded, and what they are called."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from weightcast.store import ParameterTable, RecordingError, UsageError
+from weightcast.store.parameters import Kind, matches
+
+_LARGEST_EXACT_INTEGER = 2**53  # of float64, in which buffers are stored
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Tensors to record: live references, with their table.
+
+    Attributes
+    ----------
+    parameters, buffers : dict of str to Tensor
+        In the order of the tables.
+    kinds : dict of str to str
+        Kind of each parameter.
+    """
+
+    parameters: dict[str, torch.Tensor]
+    buffers: dict[str, torch.Tensor] = field(default_factory=dict)
+    kinds: dict[str, Kind] = field(default_factory=dict)
+
+    def parameter_table(self) -> ParameterTable:
+        """Table of the parameters."""
+        return _table(self.parameters, self.kinds)
+
+    def buffer_table(self) -> ParameterTable:
+        """Table of the buffers."""
+        return _table(self.buffers, dict.fromkeys(self.buffers, "buffer"))
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """float64 if any parameter is, else float32; every other dtype fits into them exactly."""
+        wide = any(p.dtype == torch.float64 for p in self.parameters.values())
+        return torch.float64 if wide else torch.float32
+
+
+def _table(tensors: dict[str, torch.Tensor], kinds: dict[str, Kind]) -> ParameterTable:
+    return ParameterTable.of(
+        (name, tuple(t.shape), str(t.dtype).removeprefix("torch."), kinds.get(name, "weight"))
+        for name, t in tensors.items()
+    )
+
+
+def select(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Selection:
+    """Select a model's parameters, and the buffers that its ``state_dict`` keeps.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Wrappers (``DataParallel``, ``DistributedDataParallel``, compiled modules) are looked
+        through, so that names are those of the plain model.
+    include, exclude : sequence of str
+        Globs over qualified names, of parameters and buffers alike.
+
+    Returns
+    -------
+    Selection
+        Tied parameters stand once, under their first name.
+
+    Raises
+    ------
+    UsageError
+        If nothing is selected.
+    RecordingError
+        If a tensor cannot be stored exactly.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    >>> selection = select(model, exclude=["*.running_*", "*.num_batches_tracked"])
+    >>> [(p.name, p.kind) for p in selection.parameter_table()]
+    [('0.weight', 'weight'), ('0.bias', 'bias'), ('1.weight', 'norm'), ('1.bias', 'norm')]
+    """
+    model = unwrap(model)
+    kept = {name for name, _ in model.named_parameters() if matches(name, include, exclude)}
+    parameters = {name: p for name, p in model.named_parameters() if name in kept}
+    if not parameters:
+        raise UsageError(
+            f"include {list(include)} and exclude {list(exclude)} select none of the model's "
+            f"{len(list(model.parameters()))} parameters: check the globs"
+        )
+    persistent = model.state_dict(keep_vars=True)
+    buffers = {
+        name: b
+        for name, b in model.named_buffers()
+        if name in persistent and matches(name, include, exclude)
+    }
+    _require_storable(parameters, buffers)
+    return Selection(parameters, buffers, {name: _kind(model, name) for name in parameters})
+
+
+def _kind(model: nn.Module, name: str) -> Kind:
+    owner, _, leaf = name.rpartition(".")
+    if "Norm" in type(model.get_submodule(owner)).__name__:
+        return "norm"
+    return "bias" if "bias" in leaf else "weight"
+
+
+def _require_storable(
+    parameters: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]
+) -> None:
+    for name, p in parameters.items():
+        if not p.dtype.is_floating_point:
+            raise RecordingError(
+                f"parameters must be real floating-point numbers to be recorded: {name!r} is "
+                f"{p.dtype}: leave it out with exclude"
+            )
+    for name, b in buffers.items():
+        fits = not b.dtype.is_complex and (
+            b.dtype.is_floating_point
+            or b.numel() == 0
+            or b.dtype == torch.bool
+            or int(b.abs().max()) < _LARGEST_EXACT_INTEGER
+        )
+        if not fits:
+            raise RecordingError(
+                f"buffers must fit into float64 exactly to be recorded: {name!r} ({b.dtype}) does "
+                "not: leave it out with exclude"
+            )
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The plain model inside data-parallel and compiled wrappers."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        if isinstance(model, wrappers):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
+def find_model(optimizer: torch.optim.Optimizer) -> nn.Module | None:
+    """Find the live module whose parameters an optimizer updates.
+
+    Returns
+    -------
+    nn.Module or None
+        The outermost module that holds all parameters of the optimizer, so that names are those of
+        the script's own ``model.state_dict()``; None if there is no such module.
+    """
+    wanted = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    # type(), not isinstance(): live objects may have a __class__ property with side effects
+    modules = [o for o in gc.get_objects() if issubclass(type(o), nn.Module)]
+    holders = [m for m in modules if wanted <= {id(p) for p in m.parameters()}]
+    inner = {id(child) for m in holders for child in m.modules() if child is not m}
+    outermost = [m for m in holders if id(m) not in inner]
+    if not outermost:
+        return None
+    return unwrap(min(outermost, key=lambda m: sum(1 for _ in m.parameters())))
+
+
+def select_from_optimizer(
+    optimizer: torch.optim.Optimizer, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Selection:
+    """Select by the optimizer alone: the model it belongs to, or its own parameter groups.
+
+    Without a module, names are the optimizer's own (``param_names``), or ``group0.param3``.
+    """
+    model = find_model(optimizer)
+    if model is not None:
+        return select(model, include, exclude)
+    named = {n: p for n, p in _group_names(optimizer.param_groups) if matches(n, include, exclude)}
+    if not named:
+        raise UsageError(
+            f"include {list(include)} and exclude {list(exclude)} select none of the optimizer's "
+            "parameters: without a module they are called group0.param0, group0.param1, ..."
+        )
+    _require_storable(named, {})
+    return Selection(named)
+
+
+def _group_names(groups: Iterable[dict[str, object]]) -> Iterable[tuple[str, torch.Tensor]]:
+    for g, group in enumerate(groups):
+        params: list[torch.Tensor] = group["params"]  # type: ignore[assignment]
+        names = group.get("param_names") or [f"group{g}.param{i}" for i in range(len(params))]
+        yield from zip(names, params, strict=True)  # type: ignore[call-overload]

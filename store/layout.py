@@ -1,0 +1,176 @@
+"""The on-disk format of a history, version 1, as plain data and arithmetic.
+
+::
+
+    run.zarr/                         one Zarr v3 group; its attribute "weightcast" holds the header
+      weights  [P, T] float32         chunk: parameters x block of steps, whole blocks appended
+      buffers  [B, T] float64         BatchNorm statistics and the like, so that a rewind is exact
+      step     [T] int64              strictly increasing optimizer steps, 0 first
+      time     [T] float64            seconds since the recording began
+      metrics/NAME/value, .../step    what the training loop logged
+
+Rows at and past ``committed`` in the header are not there for a reader.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from weightcast.store.errors import FormatError, UsageError
+from weightcast.store.parameters import ParameterTable
+
+FORMAT_VERSION = 1
+ATTRIBUTE = "weightcast"  # the one attribute of the group that is ours
+
+PARAMETERS_PER_CHUNK = 16384  # x 64 steps of float32 = 4 MB decoded
+STEPS_PER_CHUNK = 64
+MOST_FILES_PER_BLOCK = 1000
+SHORT_CHUNK = 4096  # of the one-dimensional arrays: 32 KB
+
+# Lossless, and readable by any Zarr v3 library: Blosc is in the core specification.
+# DESIGN.md section 3 has what they reach on real histories, bytes per float32 value and speed.
+PRESETS: dict[str, dict[str, Any]] = {
+    "fast": {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"},
+    "compact": {"cname": "zstd", "clevel": 5, "shuffle": "shuffle"},
+}
+
+_METRIC_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+def block_length(row_bytes: int, budget: int) -> int:
+    """Steps to hold in memory before they are compressed and appended.
+
+    Parameters
+    ----------
+    row_bytes : int
+        Bytes of one recorded step.
+    budget : int
+        Bytes that the block may take.
+
+    Returns
+    -------
+    int
+        64, or less where 64 rows would not fit the budget; at least 1.
+
+    Examples
+    --------
+    >>> block_length(4 * 550_000, 256 << 20), block_length(4 * 100_000_000, 2 << 30)
+    (64, 5)
+    """
+    return max(1, min(STEPS_PER_CHUNK, budget // max(row_bytes, 1)))
+
+
+def chunk_shape(parameters: int, block: int) -> tuple[int, int]:
+    """Chunk of the weights array: [parameters, steps].
+
+    Parameters per chunk grow with P so that one appended block is at most 1,000 files.
+
+    Examples
+    --------
+    >>> chunk_shape(550_000, 64), chunk_shape(10, 64), chunk_shape(1_000_000_000, 2)
+    ((16384, 64), (10, 64), (1000000, 2))
+    """
+    wide = max(PARAMETERS_PER_CHUNK, -(-parameters // MOST_FILES_PER_BLOCK))
+    return max(1, min(wide, parameters)), block
+
+
+def check_metric_name(name: str) -> str:
+    """Return a metric's name if it can safely be a path, or refuse it.
+
+    Examples
+    --------
+    >>> check_metric_name("val_loss")
+    'val_loss'
+    >>> check_metric_name("../weights")
+    Traceback (most recent call last):
+    weightcast.store.errors.UsageError: a metric's name has letters, digits, '_', '-' and '.', and \
+does not start with a dot: got '../weights'
+    """
+    if not _METRIC_NAME.fullmatch(name):
+        raise UsageError(
+            "a metric's name has letters, digits, '_', '-' and '.', "
+            f"and does not start with a dot: got {name!r}"
+        )
+    return name
+
+
+@dataclass
+class Header:
+    """The attribute that makes a Zarr group a history.
+
+    Parameters
+    ----------
+    parameters, buffers : ParameterTable
+        What the rows of ``weights`` and ``buffers`` are.
+    committed : int
+        Steps that are there for a reader.
+    schedule, preset : str
+        How the history was recorded.
+    versions : dict
+        Of weightcast, torch and whatever else wrote it.
+    metadata : dict
+        The user's own, JSON-able.
+    metrics : dict of str to int
+        Committed entries of each metric.
+    """
+
+    parameters: ParameterTable
+    buffers: ParameterTable = field(default_factory=lambda: ParameterTable(()))
+    committed: int = 0
+    schedule: str = ""
+    preset: str = "fast"
+    versions: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for the group's attributes."""
+        return {
+            "format": FORMAT_VERSION,
+            "committed": self.committed,
+            "parameters": self.parameters.to_json(),
+            "buffers": self.buffers.to_json(),
+            "schedule": self.schedule,
+            "preset": self.preset,
+            "versions": self.versions,
+            "metadata": self.metadata,
+            "metrics": self.metrics,
+        }
+
+    @classmethod
+    def from_json(cls, document: Any, path: object) -> Header:
+        """Read a header; `path` is for the messages only.
+
+        Raises
+        ------
+        FormatError
+            If it is not a history's header, is damaged, or is of a newer format.
+        """
+        if not isinstance(document, dict) or "parameters" not in document:
+            raise FormatError(f"{path} is not a weightcast history: it has no parameter table")
+        version = document.get("format")
+        if type(version) is not int or version < 1:
+            raise FormatError(f"{path} is damaged: format {version!r} is not a format number")
+        if version > FORMAT_VERSION:
+            raise FormatError(
+                f"{path} has history format {version}, this weightcast reads up to "
+                f"{FORMAT_VERSION}: upgrade weightcast"
+            )
+        committed, metrics = document.get("committed"), document.get("metrics", {})
+        if type(committed) is not int or committed < 0 or not isinstance(metrics, dict):
+            raise FormatError(f"{path} is damaged: {committed!r} is not a count of steps")
+        try:
+            return cls(
+                parameters=ParameterTable.from_json(document["parameters"]),
+                buffers=ParameterTable.from_json(document.get("buffers", [])),
+                committed=committed,
+                schedule=str(document.get("schedule", "")),
+                preset=str(document.get("preset", "")),
+                versions=dict(document.get("versions", {})),
+                metadata=dict(document.get("metadata", {})),
+                metrics={check_metric_name(k): int(v) for k, v in metrics.items()},
+            )
+        except (TypeError, ValueError) as error:
+            raise FormatError(f"{path} is damaged: {error}") from error
