@@ -3,7 +3,7 @@
 Only the job module, `weightcast.store.jobs`, imports Dask.
 """
 
-from weightcast.store.dataset import Dataset
+from weightcast.store.dataset import Dataset, open_stored
 from weightcast.store.errors import (
     FormatError,
     InputNotFoundError,
@@ -47,6 +47,7 @@ __all__ = [
     "admissible",
     "build_dataset",
     "context_steps",
+    "open_stored",
     "plan_sampling",
     "variation",
 ]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import zarr
 
 from weightcast.store.errors import FormatError, UsageError
-from weightcast.store.history import open_group
+from weightcast.store.history import History, open_group
 from weightcast.store.keyed import words
 from weightcast.store.layout import ATTRIBUTE
 from weightcast.store.recipe import Recipe
@@ -172,3 +172,10 @@ def lay_out(path: Path, recipe: Recipe, dtype: npt.DTypeLike, source: str) -> No
         "dtype": np.dtype(dtype).name,
         "source": source,
     }
+
+
+def open_stored(path: str | Path) -> History | Dataset:
+    """Open whichever of the two stands at a path, by what its header says."""
+    document = dict(open_group(Path(path)).attrs).get(ATTRIBUTE)
+    is_dataset = isinstance(document, dict) and "recipe" in document
+    return Dataset(path) if is_dataset else History(path)

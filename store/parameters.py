@@ -77,7 +77,8 @@ class ParameterTable(Sequence[Parameter]):
 
     Examples
     --------
-    >>> table = ParameterTable.of([("w", (2, 3), "float32", "weight"), ("b", (3,), "float32", "bias")])
+    >>> rows = [("w", (2, 3), "float32", "weight"), ("b", (3,), "float32", "bias")]
+    >>> table = ParameterTable.of(rows)
     >>> table.size, table["b"].offset
     (9, 6)
     >>> table.locate(7)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -118,7 +119,7 @@ class Recipe:
 
 def check_context(context: tuple[float, ...], horizon: float) -> None:
     """Check that a context falls from at most 1 to at least 0, and the horizon lies ahead of it."""
-    falling = all(a > b for a, b in zip(context, context[1:], strict=False))
+    falling = all(a > b for a, b in itertools.pairwise(context))
     ok = len(context) >= 1 and falling and context[0] == 1 and context[-1] >= 0
     _require(ok, "context must be fractions of t that fall from 1 and stay above 0", context)
     _require(math.isfinite(horizon) and horizon > 1, "horizon must be greater than 1", horizon)

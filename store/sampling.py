@@ -7,6 +7,7 @@ never the same step twice for one weight. As many draws are made as the strata n
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -60,7 +61,7 @@ def _enough(candidates: int, counts: list[int], recipe: Recipe) -> bool:
 
 def _most_samples(candidates: int, recipe: Recipe) -> int:
     cuts = recipe.cuts(candidates)
-    sizes = [hi - lo for lo, hi in zip(cuts, cuts[1:], strict=False)]
+    sizes = [hi - lo for lo, hi in itertools.pairwise(cuts)]
     bound = min(size / share for size, share in zip(sizes, recipe.shares, strict=True) if share)
     low, high = 0, int(bound) + len(sizes)  # rounding moves a count by less than one a stratum
     while low < high:

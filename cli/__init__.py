@@ -1,0 +1,1 @@
+"""The command line: click, and only click, until a command runs."""

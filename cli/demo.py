@@ -1,0 +1,36 @@
+"""The ``demo`` command."""
+
+from __future__ import annotations
+
+import click
+
+from weightcast.cli.console import print_table, progress
+
+
+@click.command()
+@click.option(
+    "-o", "--output", default="demo", show_default=True, type=click.Path(), help="Folder to write."
+)
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--steps",
+    default=5000,
+    show_default=True,
+    type=click.IntRange(min=100),
+    help="Training steps of every network.",
+)
+def demo(output: str, seeds: int, steps: int) -> None:
+    """Run the whole pipeline on scikit-learn's digits, and say what came of it.
+
+    Records a small network, fits the Introspection forecaster to its history, and trains another
+    network plain and with jumps, beside a tuned schedule and weight averaging. Writes a table and
+    a picture; a demo folder that exists is written again.
+    """
+    from weightcast.experiments import run_demo
+    from weightcast.experiments.report import table, verdict
+
+    with progress() as advance:
+        result = run_demo(output, seeds=seeds, steps=steps, progress=advance)
+    print_table(*table(result), title=f"Medians of {seeds} seeds, each from one set of weights")
+    click.echo(verdict(result))
+    click.echo(f"picture: {output}/demo.png; numbers: {output}/demo.json")

@@ -1,0 +1,115 @@
+"""Commands on forecasters: ``fit`` and ``evaluate``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from weightcast.cli.console import (
+    json_option,
+    output_option,
+    print_errors,
+    progress,
+    seed_option,
+)
+
+
+@click.command()
+@click.argument("dataset", type=click.Path())
+@output_option("Forecaster file to write (.safetensors).")
+@click.option(
+    "--model",
+    type=click.Choice(["introspection", "last-value", "linear-fit"]),
+    default="introspection",
+    show_default=True,
+    help="What to fit.",
+)
+@click.option("--steps", default=30_000, show_default=True, type=click.IntRange(min=1))
+@click.option("--batch-size", default=20, show_default=True, type=click.IntRange(min=1))
+@click.option("--hidden", default=40, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--learning-rate", default=5e-4, show_default=True, type=click.FloatRange(0, min_open=True)
+)
+@click.option(
+    "--hold-out",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of the weights kept for validation.",
+)
+@seed_option
+def fit(
+    dataset: str, output: str, model: str, hold_out: float, seed: int, overwrite: bool, **how: Any
+) -> None:
+    r"""Fit a forecaster to a dataset, and say how it does on held-out weights.
+
+    The training options are those of the Introspection network; the other models need none.
+
+    \b
+    Example:
+      weightcast fit dataset.zarr -o introspection.safetensors
+    """
+    from weightcast.predictor import MODELS, evaluate_dataset, save
+    from weightcast.store import Dataset
+    from weightcast.store.output import refuse_existing
+
+    refuse_existing(output, overwrite=overwrite)
+    samples = Dataset(dataset)
+    rest, held = samples.split(hold_out, seed)
+    options = how | {"random_state": seed} if model == "introspection" else {}
+    recipe = samples.recipe
+    forecaster = MODELS[model](context=recipe.context, horizon=recipe.horizon, **options)
+    with progress() as advance:
+        forecaster.fit(samples.X[rest], samples.y[rest], progress=advance)
+    errors = evaluate_dataset(forecaster, samples, held)
+    card = {
+        "dataset": {"source": samples.source, "recipe": recipe.to_json()},
+        "held_out": {"share": hold_out, "seed": seed, "errors": [vars(e) for e in errors]},
+    }
+    save(forecaster, output, card=card, overwrite=overwrite)
+    print_errors(errors, f"{len(held):,} samples of held-out weights")
+    click.echo(f"{model} forecaster in {output}")
+
+
+@click.command()
+@click.argument("forecaster", type=click.Path())
+@click.argument("data", type=click.Path())
+@click.option(
+    "--points",
+    default=10,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Of a history: steps t to evaluate at.",
+)
+@click.option(
+    "--tolerance",
+    default=0.01,
+    show_default=True,
+    help="Of a history: use the nearest recorded step within this fraction of t.",
+)
+@json_option
+def evaluate(forecaster: str, data: str, points: int, tolerance: float, as_json: bool) -> None:
+    r"""Measure a forecaster on a history or a dataset, beside the last value and a straight line.
+
+    \b
+    Example:
+      weightcast evaluate introspection.safetensors other.zarr
+    """
+    import json
+
+    from weightcast.predictor import evaluate_dataset, evaluate_history, load
+    from weightcast.store import History, open_stored
+
+    model, opened = load(forecaster), open_stored(data)
+    if isinstance(opened, History):
+        with progress() as advance:
+            errors = evaluate_history(
+                model, opened, points=points, tolerance=tolerance, progress=advance
+            )
+    else:
+        errors = evaluate_dataset(model, opened)
+    if as_json:
+        click.echo(json.dumps([vars(e) | {"skill": e.skill} for e in errors], indent=2))
+    else:
+        print_errors(errors, f"{forecaster} on {data}")

@@ -1,0 +1,144 @@
+"""Commands on histories: ``record`` and ``info``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from weightcast.cli.console import json_option, megabytes, output_option, print_table
+
+if TYPE_CHECKING:
+    from weightcast.store import Dataset, History
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@output_option("Folder of the history to write.")
+@click.option("--resume", is_flag=True, help="Continue the history after its last step.")
+@click.option(
+    "--start-step",
+    type=int,
+    help="With --resume: the step of the checkpoint that the script goes on from; by default the "
+    "last recorded step.",
+)
+@click.option(
+    "--schedule",
+    default="every:1",
+    show_default=True,
+    help="Steps to record: every:N, log:N (a decade), dense:N (up to), steps:A,B,..., "
+    "jump:A,B,... (what jumps there need), joined by '+'.",
+)
+@click.option("--include", multiple=True, metavar="GLOB", help="Record only these parameters.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Do not record these parameters.")
+@click.option(
+    "--preset",
+    type=click.Choice(["fast", "compact"]),
+    default="fast",
+    show_default=True,
+    help="Lossless codec: quick, or small.",
+)
+@click.option(
+    "--memory",
+    default=256,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="MB for steps that wait to be compressed.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print no summary.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- SCRIPT [ARGS]...")
+def record(command: tuple[str, ...], output: str, memory: int, quiet: bool, **options: Any) -> int:
+    r"""Run a training script, unchanged, and record its weights.
+
+    The script's arguments, output and exit code are its own. '-- -m package.module' runs a module.
+
+    \b
+    Example:
+      weightcast record -o run.zarr --schedule every:10 -- train.py --epochs 3
+    """
+    from weightcast.recorder import parse_schedule, record_script
+    from weightcast.recorder.recording import check_output
+
+    schedule = parse_schedule(options.pop("schedule"))
+    check_output(
+        output,
+        overwrite=options["overwrite"],
+        resume=options["resume"],
+        start_step=options["start_step"],
+    )
+    metadata = {"command": list(command)}
+    outcome = record_script(
+        command, output, schedule=schedule, memory=memory << 20, metadata=metadata, **options
+    )
+    if outcome.failure:
+        click.echo(f"weightcast: {command[0]} stopped early: {outcome.failure}", err=True)
+    if outcome.summary is None:
+        click.echo(
+            f"weightcast: {command[0]} took no torch optimizer step, so nothing was recorded: "
+            "does it train in this process?",
+            err=True,
+        )
+        return outcome.exit_code or 1
+    if not quiet:
+        click.echo(f"weightcast: {outcome.summary}", err=True)
+    if outcome.others and not quiet:
+        click.echo(
+            f"weightcast: other optimizers took {outcome.others} steps, which were not counted; "
+            "the model of the first optimizer was recorded",
+            err=True,
+        )
+    return outcome.exit_code
+
+
+@click.command()
+@click.argument("path", type=click.Path())
+@json_option
+def info(path: str, as_json: bool) -> None:
+    r"""Show what a history (or a dataset) holds.
+
+    \b
+    Example:
+      weightcast info run.zarr
+    """
+    from weightcast.store import History, open_stored
+
+    opened = open_stored(path)
+    if isinstance(opened, History):
+        _show_history(opened, as_json)
+    else:
+        _show_dataset(opened, as_json)
+
+
+def _show_history(history: History, as_json: bool) -> None:
+    import dataclasses
+    import json
+
+    facts = history.info()
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(facts) | {"ratio": facts.ratio}, indent=2))
+        return
+    rows = [(name, kind, str(list(shape)), dtype) for name, shape, dtype, kind in facts.parameters]
+    print_table(("parameter", "kind", "shape", "dtype"), rows)
+    lines = {
+        "weights": f"{facts.weights:,}",
+        "buffers": f"{history.buffers.size:,}",
+        "steps": f"{facts.recorded:,} recorded, from {facts.first_step} to {facts.last_step}",
+        "schedule": facts.schedule,
+        "metrics": ", ".join(facts.metrics) or "none",
+        "size": f"{megabytes(facts.stored_bytes)} on disk, {megabytes(facts.raw_bytes)} of numbers",
+        "ratio": f"{facts.ratio:.2f}",
+        "codec": f"{facts.preset}, chunks of {facts.chunks[0]} weights x {facts.chunks[1]} steps",
+        "written by": ", ".join(f"{name} {number}" for name, number in facts.versions.items()),
+    }
+    for name, value in (lines | facts.metadata).items():
+        click.echo(f"{name:12}{value}")
+
+
+def _show_dataset(dataset: Dataset, as_json: bool) -> None:
+    import json
+
+    facts = {"source": dataset.source, **dataset.recipe.to_json()}
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        click.echo(f"{name:12}{value}")

@@ -1,0 +1,68 @@
+"""The ``weightcast`` command: its groups, and how errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import click
+
+from weightcast.cli.dataset import dataset
+from weightcast.cli.demo import demo
+from weightcast.cli.forecaster import evaluate, fit
+from weightcast.cli.history import info, record
+from weightcast.cli.jump import jump
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("weightcast"), prog_name="weightcast")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Record the weight history of a PyTorch run, learn from it, and jump ahead."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+for command in (record, info, dataset, fit, evaluate, jump, demo):
+    cli.add_command(command)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        Exit code: 0, 1 for a failure, 2 for bad usage, 130 if interrupted; `record` gives the
+        training script's own.
+    """
+    try:
+        result = cli.main(args=argv, prog_name="weightcast", standalone_mode=False)
+    except click.Abort:
+        return _fail("interrupted", 130)
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except OSError as error:
+        return _fail(str(error), getattr(error, "exit_code", 1))
+    except Exception as error:
+        from weightcast.store import WeightcastError
+
+        if not isinstance(error, WeightcastError):
+            raise
+        return _fail(str(error), error.exit_code)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, exit_code: int) -> int:
+    click.echo(f"weightcast: {' '.join(message.split())}", err=True)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

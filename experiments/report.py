@@ -1,0 +1,133 @@
+"""What a comparison of arms shows: as a table, and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from weightcast.experiments.demo import DemoResult
+from weightcast.experiments.training import Curve, running_median, steps_to
+
+CHECKPOINTS = (0.25, 0.5, 1.0)  # of the run, at which arms are compared
+NO_DIFFERENCE = 0.05  # shares of steps that differ by less are called equal
+
+
+def table(result: DemoResult) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows: each arm at equal steps, its way to the plain run's best, its forecast.
+
+    Cells are medians over the seeds, of running medians over five evaluations; in parentheses each
+    seed. The forecast error is that of w(2t) at the jump points of the plain runs, on average: not
+    to jump is to forecast the last value.
+    """
+    steps = [round(share * result.steps) for share in CHECKPOINTS]
+    columns = [
+        "arm",
+        *(f"accuracy, loss\nat {step}" for step in steps),
+        "steps to\nplain's best",
+        "forecast error\nL1 x 1000",
+    ]
+    total = result.forecast[-1]
+    forecast = {
+        "plain": f"{1000 * total.last_value:.3f} (last value)",
+        "jumps": f"{1000 * total.forecaster:.3f}",
+        "line jumps": f"{1000 * total.linear_fit:.3f}",
+    }
+    rows = []
+    for arm, curves in result.curves.items():
+        cells = [_at(curves, step) for step in steps]
+        reached = _reached(steps_to_best(result, arm))
+        rows.append([arm, *cells, reached, forecast.get(arm, "")])
+    return columns, rows
+
+
+def steps_to_best(result: DemoResult, arm: str) -> list[int | None]:
+    """For each seed, steps until an arm holds the best accuracy that its plain run held.
+
+    Both are judged by the running median of five evaluations.
+    """
+    best = [max(running_median(plain.accuracy)) for plain in result.curves["plain"]]
+    return [steps_to(c, b) for c, b in zip(result.curves[arm], best, strict=True)]
+
+
+def verdict(result: DemoResult) -> str:
+    """What the numbers show, in words, good or bad."""
+    return "\n".join([_on_forecast(result), _on_jumps(result), _on_rivals(result)])
+
+
+def _on_forecast(result: DemoResult) -> str:
+    total = result.forecast[-1]
+    against = _percent(total.forecaster, total.last_value)
+    straight = _percent(total.forecaster, total.linear_fit)
+    return (
+        f"Forecast: for w(2t) of networks it never saw, the error is {against} the last value's "
+        f"and {straight} the straight line's."
+    )
+
+
+def _on_jumps(result: DemoResult) -> str:
+    plain, jumps = (_typical(steps_to_best(result, arm)) for arm in ("plain", "jumps"))
+    count = len(result.curves["plain"])
+    ending = _ending(result)
+    if plain is None or jumps is None:
+        return (
+            f"Jumps: in most of {count} runs the jumping network did not hold the plain run's best "
+            f"accuracy within {result.steps} steps: jumps did not help here. {ending}"
+        )
+    saved = 1 - jumps / plain
+    if saved > NO_DIFFERENCE:
+        says = f"{saved:.0%} fewer steps: jumps helped"
+    elif saved < -NO_DIFFERENCE:
+        says = f"{-saved:.0%} more steps: jumps did harm"
+    else:
+        says = "no difference to speak of: jumps did not help"
+    return (
+        f"Jumps: the plain run's best accuracy was held after {jumps:g} steps instead of "
+        f"{plain:g} (median of {count} seeds), {says}. {ending}"
+    )
+
+
+def _ending(result: DemoResult) -> str:
+    plain, jumps = (median(c.loss[-1] for c in result.curves[a]) for a in ("plain", "jumps"))
+    return f"At the end, their validation loss was {_percent(jumps, plain)} the plain run's."
+
+
+def _on_rivals(result: DemoResult) -> str:
+    known = {
+        arm: reached
+        for arm in ("jumps", "line jumps", "averaging", "one-cycle")
+        if (reached := _typical(steps_to_best(result, arm))) is not None
+    }
+    others = [f"{arm} {steps:g}" for arm, steps in known.items() if arm != "jumps"]
+    if not others:
+        return "Alternatives: none of the others held that accuracy."
+    best = min(known, key=lambda arm: known[arm])
+    closing = (
+        "jumps were the quickest way there"
+        if best == "jumps"
+        else f"{best} is quicker, without a trained forecaster"
+    )
+    return f"Alternatives: steps to the same accuracy: {', '.join(others)}; {closing}."
+
+
+def _at(curves: Sequence[Curve], step: int) -> str:
+    picks = [min(range(len(c.steps)), key=lambda i, c=c: abs(c.steps[i] - step)) for c in curves]  # type: ignore[misc]
+    accuracy = [running_median(c.accuracy)[i] for c, i in zip(curves, picks, strict=True)]
+    loss = [running_median(c.loss)[i] for c, i in zip(curves, picks, strict=True)]
+    return f"{median(accuracy):.1%} {median(loss):.3f}"
+
+
+def _reached(steps: Sequence[int | None]) -> str:
+    each = ", ".join("-" if s is None else str(s) for s in steps)
+    typical = _typical(steps)
+    return f"{'not reached' if typical is None else f'{typical:g}'} ({each})"
+
+
+def _typical(steps: Sequence[int | None]) -> float | None:
+    """Median over the seeds, counting a level never reached as later than any step."""
+    middle = median(float("inf") if s is None else s for s in steps)
+    return None if middle == float("inf") else float(middle)
+
+
+def _percent(value: float, reference: float) -> str:
+    change = value / reference - 1
+    return f"{abs(change):.0%} {'below' if change < 0 else 'above'}"

@@ -1,0 +1,170 @@
+"""The Introspection network of Sinha et al. 2017."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.utils import check_random_state
+from torch import nn
+
+from weightcast.predictor.forecaster import Forecaster
+from weightcast.store import FormatError
+from weightcast.store.recipe import PAPER_HORIZON
+
+_BATCHES_AT_ONCE = 500  # gathered from the memory-mapped samples in one read
+
+
+class Introspection(Forecaster):
+    """A two-layer network from a weight's past values to its later value.
+
+    The defaults are the paper's section 4.1: inputs and target times 1000, 4-40-1 with ReLU, L1
+    loss, Adam at 5e-4 decayed every 8,000 steps, batches of 20, 30,000 steps.
+
+    Parameters
+    ----------
+    hidden : int
+        Hidden units, H.
+    scale : float
+        Factor on inputs and target: weights move by thousandths.
+    learning_rate : float
+    decay_every : int
+        Steps between decays of the learning rate.
+    decay : float
+        Factor of each decay. The paper does not give it.
+    batch_size : int
+    steps : int
+        Training steps.
+    context : tuple of float, optional
+        See `Forecaster`.
+    horizon : float
+        See `Forecaster`.
+    random_state : int, RandomState or None
+        Seeds the initial weights and the batches.
+
+    Attributes
+    ----------
+    hidden_weight_ : float32 array, shape (H, F)
+    hidden_bias_ : float32 array, shape (H,)
+    output_weight_ : float32 array, shape (H,)
+    output_bias_ : float32 array, shape ()
+    training_error_ : float
+        Mean L1 error over the last tenth of the training steps, in the weights' own units.
+
+    Examples
+    --------
+    >>> X = np.float32([[0.4, 0.3, 0.2, 0.0], [0.1, 0.1, 0.1, 0.1]])
+    >>> Introspection(steps=20).fit(X, X[:, 0]).predict(X).shape
+    (2,)
+    """
+
+    def __init__(
+        self,
+        hidden: int = 40,
+        scale: float = 1000.0,
+        learning_rate: float = 5e-4,
+        decay_every: int = 8000,
+        decay: float = 0.5,
+        batch_size: int = 20,
+        steps: int = 30_000,
+        context: tuple[float, ...] | None = None,
+        horizon: float = PAPER_HORIZON,
+        random_state: Any = 0,
+    ) -> None:
+        self.hidden = hidden
+        self.scale = scale
+        self.learning_rate = learning_rate
+        self.decay_every = decay_every
+        self.decay = decay
+        self.batch_size = batch_size
+        self.steps = steps
+        self.context = context
+        self.horizon = horizon
+        self.random_state = random_state
+
+    def _learn(
+        self,
+        X: npt.NDArray[Any],
+        y: npt.NDArray[Any],
+        progress: Callable[[str, int, int], None] | None = None,
+        **options: Any,
+    ) -> None:
+        random = check_random_state(self.random_state)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(random.randint(2**31)))
+            network = nn.Sequential(
+                nn.Linear(X.shape[1], self.hidden), nn.ReLU(), nn.Linear(self.hidden, 1)
+            )
+        self.training_error_ = self._train(network, X, y, random, progress)
+        first, last = (layer.state_dict() for layer in (network[0], network[2]))
+        self.hidden_weight_ = first["weight"].numpy()
+        self.hidden_bias_ = first["bias"].numpy()
+        self.output_weight_ = last["weight"][0].numpy()
+        self.output_bias_ = last["bias"][0].numpy()
+
+    def _train(
+        self,
+        network: nn.Module,
+        X: npt.NDArray[Any],
+        y: npt.NDArray[Any],
+        random: Any,
+        progress: Callable[[str, int, int], None] | None,
+    ) -> float:
+        optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, self.decay_every, self.decay)
+        losses: list[torch.Tensor] = []
+        for start in range(0, self.steps, _BATCHES_AT_ONCE):
+            count = min(_BATCHES_AT_ONCE, self.steps - start)
+            rows = random.randint(len(X), size=(count, self.batch_size))
+            inputs = torch.from_numpy(X[rows].astype(np.float32)) * self.scale  # [count, b, F]
+            targets = torch.from_numpy(y[rows].astype(np.float32)) * self.scale  # [count, b]
+            for x, target in zip(inputs, targets, strict=True):
+                loss = nn.functional.l1_loss(network(x)[:, 0], target)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+                losses.append(loss.detach())
+            if progress is not None:
+                progress("fit", start + count, self.steps)
+        last_tenth = losses[-max(len(losses) // 10, 1) :]
+        return float(torch.stack(last_tenth).mean()) / self.scale
+
+    def _values(self, context: torch.Tensor) -> torch.Tensor:
+        # The scale is folded into the small matrices, so that the snapshots are read once.
+        first = context.new_tensor(self.hidden_weight_) * self.scale  # [H, F]
+        bias = context.new_tensor(self.hidden_bias_)[:, None]  # [H, 1]
+        last = context.new_tensor(self.output_weight_) / self.scale  # [H]
+        hidden = torch.addmm(bias, first, context).relu_()  # [H, n]
+        return last @ hidden + float(self.output_bias_) / self.scale  # [n]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What was learned, by name, for a file."""
+        return {name: torch.tensor(getattr(self, name)) for name in self._shapes()}
+
+    def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Take back what `tensors` gave.
+
+        Raises
+        ------
+        FormatError
+            If names, shapes or dtypes are others.
+        """
+        for name, shape in self._shapes().items():
+            found = tensors.get(name)
+            if found is None or tuple(found.shape) != shape or found.dtype != torch.float32:
+                raise FormatError(f"tensor {name!r} of shape {shape} is missing or has another")
+            if not found.isfinite().all():
+                raise FormatError(f"tensor {name!r} has values that are not finite")
+            setattr(self, name, found.numpy())
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {
+            "hidden_weight_": (self.hidden, self.n_features_in_),
+            "hidden_bias_": (self.hidden,),
+            "output_weight_": (self.hidden,),
+            "output_bias_": (),
+        }
