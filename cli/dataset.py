@@ -9,21 +9,12 @@ import click
 from weightcast.cli.console import output_option, print_table, progress, seed_option
 
 
-class Numbers(click.ParamType):
-    """Numbers separated by commas."""
-
-    name = "A,B,..."
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
-        """Read them, or fail with the rule."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"must be numbers separated by commas: got {value!r}", param, ctx)
+def numbers(context: click.Context, option: click.Parameter, value: str) -> tuple[float, ...]:
+    """Read an option's numbers, separated by commas."""
+    try:
+        return tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"must be numbers separated by commas: got {value!r}") from None
 
 
 @click.group(invoke_without_command=True)
@@ -40,7 +31,8 @@ def dataset(context: click.Context) -> None:
 @click.option("--samples", default=800_000, show_default=True, help="Samples to draw.")
 @click.option(
     "--context",
-    type=Numbers(),
+    callback=numbers,
+    metavar="A,B,...",
     default="1,0.7,0.4,0",
     show_default=True,
     help="Inputs: the weight at these fractions of t.",
@@ -48,14 +40,16 @@ def dataset(context: click.Context) -> None:
 @click.option("--horizon", default=2.0, show_default=True, help="Target: the weight at this x t.")
 @click.option(
     "--edges",
-    type=Numbers(),
+    callback=numbers,
+    metavar="A,B,...",
     default="0,0.5,0.75,1",
     show_default=True,
     help="Cuts between strata of falling variation.",
 )
 @click.option(
     "--shares",
-    type=Numbers(),
+    callback=numbers,
+    metavar="A,B,...",
     default="0.5,0.25,0.25",
     show_default=True,
     help="Share of the samples from each stratum.",

@@ -14,7 +14,7 @@ from weightcast.cli.console import print_table, progress
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
 @click.option(
     "--steps",
-    default=5000,
+    default=4000,
     show_default=True,
     type=click.IntRange(min=100),
     help="Training steps of every network.",

@@ -81,7 +81,7 @@ def run_demo(
     output: str | Path,
     *,
     seeds: int = 3,
-    steps: int = 5000,
+    steps: int = 4000,
     progress: Progress | None = None,
 ) -> DemoResult:
     """Run the pipeline and write histories, dataset, forecaster, numbers and picture.

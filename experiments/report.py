@@ -65,24 +65,20 @@ def _on_forecast(result: DemoResult) -> str:
 
 
 def _on_jumps(result: DemoResult) -> str:
-    plain, jumps = (_typical(steps_to_best(result, arm)) for arm in ("plain", "jumps"))
-    count = len(result.curves["plain"])
-    ending = _ending(result)
-    if plain is None or jumps is None:
-        return (
-            f"Jumps: in most of {count} runs the jumping network did not hold the plain run's best "
-            f"accuracy within {result.steps} steps: jumps did not help here. {ending}"
-        )
-    saved = 1 - jumps / plain
-    if saved > NO_DIFFERENCE:
-        says = f"{saved:.0%} fewer steps: jumps helped"
-    elif saved < -NO_DIFFERENCE:
-        says = f"{-saved:.0%} more steps: jumps did harm"
+    plain, jumps = (steps_to_best(result, arm) for arm in ("plain", "jumps"))
+    saved = [1 - j / p if j is not None and p else None for p, j in zip(plain, jumps, strict=True)]
+    held = [s for s in saved if s is not None]
+    sooner = sum(s > NO_DIFFERENCE for s in held)
+    if sooner == len(saved):
+        conclusion = "jumps helped in every run"
+    elif sooner == 0:
+        conclusion = "jumps did not help"
     else:
-        says = "no difference to speak of: jumps did not help"
+        conclusion = f"mixed: jumps helped in {sooner} of {len(saved)} runs"
+    each = ", ".join("never" if s is None else f"{-s:+.0%}" for s in saved)
     return (
-        f"Jumps: the plain run's best accuracy was held after {jumps:g} steps instead of "
-        f"{plain:g} (median of {count} seeds), {says}. {ending}"
+        "Jumps: steps until the plain run's best accuracy is held, against the plain run of the "
+        f"same seed: {each}; {conclusion}. {_ending(result)}"
     )
 
 

@@ -87,7 +87,7 @@ def train(
         rows = torch.randint(len(task.train_x), (BATCH,), generator=generator)
         loss = nn.functional.cross_entropy(network(task.train_x[rows]), task.train_y[rows])
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         for call in after_step:
             call()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -65,9 +65,9 @@ class Forecaster(RegressorMixin, BaseEstimator):
         ValueError
             If X or y is not finite, or not of these shapes.
         """
-        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64], y_numeric=True)
+        checked: Any = validate_data(self, X, y, dtype=[np.float32, np.float64], y_numeric=True)
         self.context_ = self.fractions(self.n_features_in_)
-        self._learn(X, y, **options)
+        self._learn(*checked, **options)
         return self
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -82,9 +82,9 @@ class Forecaster(RegressorMixin, BaseEstimator):
         float array, shape (N,)
         """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float32, np.float64], reset=False)
-        columns = torch.from_numpy(np.ascontiguousarray(X.T, dtype=X.dtype).copy())  # [F, N]
-        return cast("npt.NDArray[Any]", self.forecast(columns).numpy())
+        checked: Any = validate_data(self, X, dtype=[np.float32, np.float64], reset=False)
+        columns = torch.from_numpy(checked.T.copy())  # [F, N]
+        return self.forecast(columns).numpy()
 
     @torch.no_grad()
     def forecast(self, context: torch.Tensor) -> torch.Tensor:

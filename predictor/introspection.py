@@ -124,7 +124,7 @@ class Introspection(Forecaster):
             for x, target in zip(inputs, targets, strict=True):
                 loss = nn.functional.l1_loss(network(x)[:, 0], target)
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 schedule.step()
                 losses.append(loss.detach())

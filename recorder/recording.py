@@ -43,7 +43,7 @@ class RecordingSummary:
     def __str__(self) -> str:
         ratio = self.raw_bytes / max(self.stored_bytes, 1)
         return (
-            f"recorded {self.recorded} of {self.steps} steps in {self.path}: "
+            f"recorded {self.recorded:,} snapshots of {self.steps:,} steps in {self.path}: "
             f"{self.stored_bytes / 1e6:.1f} MB, {ratio:.2f} times smaller than the numbers, "
             f"{self.seconds:.1f} s spent recording"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,9 +27,9 @@ class Selection:
         Kind of each parameter.
     """
 
-    parameters: dict[str, torch.Tensor]
-    buffers: dict[str, torch.Tensor] = field(default_factory=dict)
-    kinds: dict[str, Kind] = field(default_factory=dict)
+    parameters: Mapping[str, torch.Tensor]
+    buffers: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
 
     def parameter_table(self) -> ParameterTable:
         """Table of the parameters."""
@@ -46,7 +46,7 @@ class Selection:
         return torch.float64 if wide else torch.float32
 
 
-def _table(tensors: dict[str, torch.Tensor], kinds: dict[str, Kind]) -> ParameterTable:
+def _table(tensors: Mapping[str, torch.Tensor], kinds: Mapping[str, Kind]) -> ParameterTable:
     return ParameterTable.of(
         (name, tuple(t.shape), str(t.dtype).removeprefix("torch."), kinds.get(name, "weight"))
         for name, t in tensors.items()
@@ -109,7 +109,7 @@ def _kind(model: nn.Module, name: str) -> Kind:
 
 
 def _require_storable(
-    parameters: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]
+    parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor]
 ) -> None:
     for name, p in parameters.items():
         if not p.dtype.is_floating_point:

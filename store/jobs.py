@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import dask
 import numpy as np
 import numpy.typing as npt
+from dask.base import compute
 from dask.callbacks import Callback
+from dask.delayed import delayed
 
 from weightcast.store.dataset import Dataset, chunk_file, columns, lay_out
 from weightcast.store.errors import NonFiniteError, UsageError
@@ -207,13 +208,13 @@ class _Job:
             done += 1
             self.progress(what, done, len(tasks))
 
-        delayed = dask.delayed(function, pure=False)
+        task = delayed(function, pure=False)
         # traverse=False: Dask would otherwise walk into the arrays looking for more tasks
-        jobs = [dask.delayed(t, traverse=False) for t in tasks]
+        jobs = [task(self.plan, delayed(t, traverse=False)) for t in tasks]
         self.progress(what, 0, len(tasks))
         with Callback(posttask=advance):
-            return dask.compute(
-                *[delayed(self.plan, job) for job in jobs],
+            return compute(
+                *jobs,
                 scheduler=self.scheduler,
                 num_workers=self.workers,
                 optimize_graph=False,
