@@ -11,7 +11,13 @@ from weightcast.cli.console import print_table, progress
 @click.option(
     "-o", "--output", default="demo", show_default=True, type=click.Path(), help="Folder to write."
 )
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--seeds",
+    default=3,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Networks to train in every arm.",
+)
 @click.option(
     "--steps",
     default=4000,

@@ -25,11 +25,25 @@ from weightcast.cli.console import (
     show_default=True,
     help="What to fit.",
 )
-@click.option("--steps", default=30_000, show_default=True, type=click.IntRange(min=1))
-@click.option("--batch-size", default=20, show_default=True, type=click.IntRange(min=1))
-@click.option("--hidden", default=40, show_default=True, type=click.IntRange(min=1))
 @click.option(
-    "--learning-rate", default=5e-4, show_default=True, type=click.FloatRange(0, min_open=True)
+    "--steps", default=30_000, show_default=True, type=click.IntRange(min=1), help="Training steps."
+)
+@click.option(
+    "--batch-size",
+    default=20,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Samples in a batch.",
+)
+@click.option(
+    "--hidden", default=40, show_default=True, type=click.IntRange(min=1), help="Hidden units."
+)
+@click.option(
+    "--learning-rate",
+    default=5e-4,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Of Adam; halved every 8,000 steps.",
 )
 @click.option(
     "--hold-out",
@@ -61,7 +75,7 @@ def fit(
     recipe = samples.recipe
     forecaster = MODELS[model](context=recipe.context, horizon=recipe.horizon, **options)
     with progress() as advance:
-        forecaster.fit(samples.X[rest], samples.y[rest], progress=advance)
+        forecaster.fit(samples.X, samples.y, rows=rest, progress=advance)
     errors = evaluate_dataset(forecaster, samples, held)
     card = {
         "dataset": {"source": samples.source, "recipe": recipe.to_json()},

@@ -33,6 +33,7 @@ from weightcast.predictor import (
     Introspection,
     LinearFit,
     evaluate_history,
+    one_thread,
     save,
 )
 from weightcast.predictor.evaluation import overall
@@ -106,14 +107,15 @@ def run_demo(
     folder, task = Path(output), digits()
     folder.mkdir(parents=True, exist_ok=True)
     progress = progress or (lambda what, done, total: None)
-    with _counted(progress, "train the source network", steps) as tick:
+    with one_thread(), _counted(progress, "train the source network", steps) as tick:
         record_source(folder / "source.zarr", task, steps, tick)
     dataset = build_dataset(
         folder / "source.zarr", folder / "dataset.zarr", SAMPLES, overwrite=True, progress=progress
     )
     forecaster = fit(dataset, progress)
     save(forecaster, folder / "introspection.safetensors", overwrite=True)
-    with _counted(progress, "train the target networks", steps * (4 * seeds + len(PEAKS))) as tick:
+    runs = 4 * seeds + len(PEAKS)
+    with one_thread(), _counted(progress, "train the target networks", steps * runs) as tick:
         result = compare(folder, task, forecaster, seeds, steps, tick)
     (folder / "demo.json").write_text(json.dumps(asdict(result), indent=1))
     save_figure(result, folder / "demo.png")

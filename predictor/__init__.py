@@ -5,6 +5,7 @@ from weightcast.predictor.evaluation import Errors, evaluate_dataset, evaluate_h
 from weightcast.predictor.files import MODELS, load, load_with_card, save
 from weightcast.predictor.forecaster import Forecaster
 from weightcast.predictor.introspection import Introspection
+from weightcast.predictor.threads import one_thread
 
 __all__ = [
     "MODELS",
@@ -17,5 +18,6 @@ __all__ = [
     "evaluate_history",
     "load",
     "load_with_card",
+    "one_thread",
     "save",
 ]

@@ -53,7 +53,7 @@ class LastValue(Untrained):
     Examples
     --------
     >>> LastValue().fit([[3.0, 2.0, 1.0, 0.0]], [4.0]).predict([[3.0, 2.0, 1.0, 0.0]])
-    array([3.])
+    array([3.], dtype=float32)
     """
 
     def _values(self, context: torch.Tensor) -> torch.Tensor:
@@ -80,7 +80,7 @@ class LinearFit(Untrained):
     --------
     >>> line = LinearFit(context=(1.0, 0.5, 0.0)).fit([[2.0, 1.0, 0.0]], [4.0])
     >>> line.predict([[2.0, 1.0, 0.0]]).round(6)
-    array([4.])
+    array([4.], dtype=float32)
     """
 
     def _values(self, context: torch.Tensor) -> torch.Tensor:

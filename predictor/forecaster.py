@@ -51,7 +51,9 @@ class Forecaster(RegressorMixin, BaseEstimator):
         y : float array, shape (N,)
             Later values.
         **options
-            Of the forecaster's training, such as ``progress``.
+            Of the forecaster's training: ``progress``, called with (what, done, total), and
+            ``rows``, an int array of the samples to learn from, so that part of a memory-mapped
+            dataset can be used without copying it.
 
         Returns
         -------

@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 from torch import nn
 
 from weightcast.predictor.forecaster import Forecaster
+from weightcast.predictor.threads import one_thread
 from weightcast.store import FormatError
 from weightcast.store.recipe import PAPER_HORIZON
 
@@ -90,15 +91,18 @@ class Introspection(Forecaster):
         X: npt.NDArray[Any],
         y: npt.NDArray[Any],
         progress: Callable[[str, int, int], None] | None = None,
+        rows: npt.NDArray[np.int64] | None = None,
         **options: Any,
     ) -> None:
+        """Train on X, y; `rows` are those to draw batches from, all of them by default."""
         random = check_random_state(self.random_state)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(random.randint(2**31)))
             network = nn.Sequential(
                 nn.Linear(X.shape[1], self.hidden), nn.ReLU(), nn.Linear(self.hidden, 1)
             )
-        self.training_error_ = self._train(network, X, y, random, progress)
+        with one_thread():
+            self.training_error_ = self._train(network, X, y, rows, random, progress)
         first, last = (layer.state_dict() for layer in (network[0], network[2]))
         self.hidden_weight_ = first["weight"].numpy()
         self.hidden_bias_ = first["bias"].numpy()
@@ -110,6 +114,7 @@ class Introspection(Forecaster):
         network: nn.Module,
         X: npt.NDArray[Any],
         y: npt.NDArray[Any],
+        rows: npt.NDArray[np.int64] | None,
         random: Any,
         progress: Callable[[str, int, int], None] | None,
     ) -> float:
@@ -118,9 +123,10 @@ class Introspection(Forecaster):
         losses: list[torch.Tensor] = []
         for start in range(0, self.steps, _BATCHES_AT_ONCE):
             count = min(_BATCHES_AT_ONCE, self.steps - start)
-            rows = random.randint(len(X), size=(count, self.batch_size))
-            inputs = torch.from_numpy(X[rows].astype(np.float32)) * self.scale  # [count, b, F]
-            targets = torch.from_numpy(y[rows].astype(np.float32)) * self.scale  # [count, b]
+            drawn = random.randint(len(X if rows is None else rows), size=(count, self.batch_size))
+            drawn = drawn if rows is None else rows[drawn]
+            inputs = torch.from_numpy(X[drawn].astype(np.float32)) * self.scale  # [count, b, F]
+            targets = torch.from_numpy(y[drawn].astype(np.float32)) * self.scale  # [count, b]
             for x, target in zip(inputs, targets, strict=True):
                 loss = nn.functional.l1_loss(network(x)[:, 0], target)
                 optimizer.zero_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -162,10 +161,6 @@ class History:
         p = self.parameters[name]
         columns = read(self.weights, (slice(p.offset, p.stop), slice(0, len(self))))
         return cast("Float", columns.T.reshape(len(self), *p.shape))
-
-    def __iter__(self) -> Iterator[str]:
-        """Names of the recorded parameters."""
-        return (p.name for p in self.parameters)
 
     def info(self) -> HistoryInfo:
         """Sizes and facts, as plain data."""

@@ -33,7 +33,7 @@ SHORT_CHUNK = 4096  # of the one-dimensional arrays: 32 KB
 # DESIGN.md section 3 has what they reach on real histories, bytes per float32 value and speed.
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"},
-    "compact": {"cname": "zstd", "clevel": 5, "shuffle": "shuffle"},
+    "compact": {"cname": "zstd", "clevel": 5, "shuffle": "bitshuffle"},
 }
 
 _METRIC_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")

@@ -172,7 +172,7 @@ def admissible(steps: Int, recipe: Recipe) -> tuple[Int, Int]:
     --------
     >>> t, rows = admissible(np.arange(0, 101, 10), Recipe(samples=1, tolerance=0.2))
     >>> t.tolist(), rows[-1].tolist()
-    ([20, 30, 40, 50], [5, 4, 2, 0, 10])
+    ([30, 40, 50], [5, 3, 2, 0, 10])
     """
     low = 1 if recipe.t_min is None else recipe.t_min
     high = np.inf if recipe.t_max is None else recipe.t_max

@@ -1,0 +1,215 @@
+"""The command line: what it prints, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import Pipeline
+
+from weightcast.cli.main import main
+from weightcast.predictor import load
+from weightcast.store import Dataset, History, HistoryWriter, ParameterTable
+
+
+def run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def test_info_shows_what_is_there(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info", pipeline.history) == 0
+    shown = capsys.readouterr().out
+    for text in ("0.weight", "[16, 64]", "301 recorded, from 0 to 300", "ratio", "every:1"):
+        assert text in shown
+    assert run("info", "--json", pipeline.history) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["weights"] == 64 * 16 + 16 + 160 + 10
+    assert facts["raw_bytes"] == facts["weights"] * 301 * 4
+    files = [f for f in pipeline.history.rglob("*") if f.is_file()]
+    assert facts["stored_bytes"] == sum(f.stat().st_size for f in files)
+    assert run("info", "--json", pipeline.dataset) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 4000
+
+
+def test_evaluate_prints_the_errors_it_measures(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("evaluate", "--points", 1, "--json", pipeline.forecaster, pipeline.other) == 0
+    (first, _) = json.loads(capsys.readouterr().out)
+    history, forecaster = History(pipeline.other), load(pipeline.forecaster)
+    t = int(first["group"].removeprefix("t = "))
+    past = np.stack([history.snapshot(round(f * t)) for f in (1, 0.7, 0.4, 0)], axis=1)
+    truth = history.snapshot(2 * t)
+    error = np.abs(forecaster.predict(past) - truth).mean()
+    assert first["forecaster"] == pytest.approx(error, rel=1e-4)
+    assert first["last_value"] == pytest.approx(np.abs(past[:, 0] - truth).mean(), rel=1e-4)
+
+
+def test_jump_writes_a_checkpoint_that_loads(pipeline: Pipeline, tmp_path: Path) -> None:
+    out = tmp_path / "out.pt"
+    where = ("--history", pipeline.history, "--checkpoint", pipeline.checkpoint, "-o", out)
+    assert run("jump", *where, "--step", 100, "--forecaster", pipeline.forecaster) == 0
+    before = torch.load(pipeline.checkpoint, weights_only=True)
+    after = torch.load(out, weights_only=True)
+    assert after["step"] == before["step"]
+    assert not torch.equal(after["model"]["0.weight"], before["model"]["0.weight"])
+    moments = [c["optimizer"]["state"][0]["exp_avg"] for c in (before, after)]
+    assert torch.equal(*moments)
+
+
+def test_fit_is_reproducible_from_its_card(pipeline: Pipeline, tmp_path: Path) -> None:
+    again = tmp_path / "again.safetensors"
+    assert run("fit", pipeline.dataset, "-o", again, "--steps", 500) == 0
+    assert again.read_bytes() == pipeline.forecaster.read_bytes()
+
+
+def test_dataset_options_reach_the_recipe(pipeline: Pipeline, tmp_path: Path) -> None:
+    out = tmp_path / "d.zarr"
+    options = "--samples 50 --context 1,0.5 --horizon 1.5 --edges 0,1 --shares 1 --seed 3"
+    words = ("dataset", "build", pipeline.history, "-o", out, *shlex.split(options))
+    assert run(*words, "--t-max", 100) == 0
+    dataset = Dataset(out)
+    assert dataset.X.shape == (50, 2)
+    assert dataset.step.max() <= 100
+    assert dataset.recipe.seed == 3
+
+
+def make_short(folder: Path, steps: int, value: float = 1.0) -> Path:
+    """A history of one weight, for bad input."""
+    path = folder / f"short-{steps}.zarr"
+    table = ParameterTable.of([("w", (1,), "float32", "weight")])
+    with HistoryWriter.create(path, table) as writer:
+        writer.append(np.arange(steps), np.zeros(steps), np.full((steps, 1), value, np.float32))
+    return path
+
+
+def newer_format(folder: Path, history: Path) -> Path:
+    """A copy of a history that says it is of a later format."""
+    path = folder / "newer.zarr"
+    shutil.copytree(history, path)
+    document = json.loads((path / "zarr.json").read_text())
+    document["attributes"]["weightcast"]["format"] = 99
+    (path / "zarr.json").write_text(json.dumps(document))
+    return path
+
+
+BAD_INPUT = {
+    "output exists": (
+        "record -o {history} -- {script}",
+        2,
+        ("exists", "--overwrite", "--resume"),
+    ),
+    "dataset exists": ("dataset build {history} -o {dataset}", 2, ("exists", "--overwrite")),
+    "forecaster exists": ("fit {dataset} -o {forecaster}", 2, ("exists", "--overwrite")),
+    "foreign folder": (
+        "record -o {folder} --overwrite -- {script}",
+        2,
+        ("not a weightcast output",),
+    ),
+    "no history": ("info {new}", 2, ("does not exist",)),
+    "not a history": ("info {folder}", 1, ("not a Zarr v3 group",)),
+    "a file, not a history": ("info {script}", 1, ("not a Zarr",)),
+    "dataset, not a history": (
+        "dataset build {dataset} -o {new}",
+        1,
+        ("not a weightcast history",),
+    ),
+    "history, not a dataset": ("fit {history} -o {new}", 1, ("not a weightcast dataset",)),
+    "newer format": ("info {newer}", 1, ("format 99", "upgrade")),
+    "missing script": ("record -o {new} -- nowhere.py", 2, ("nowhere.py",)),
+    "no script": ("record -o {new}", 2, ("train.py",)),
+    "interpreter given": ("record -o {new} -- python train.py", 2, ("without the interpreter",)),
+    "bad schedule": ("record -o {new} --schedule weekly -- {script}", 2, ("every:N", "'weekly'")),
+    "step not recorded": (
+        "jump --history {history} --step 9999 --forecaster {forecaster} --checkpoint {checkpoint} "
+        "-o {new}",
+        1,
+        ("step 9999 is not recorded", "300"),
+    ),
+    "step too early": (
+        "jump --history {history} --step 1 --forecaster {forecaster} --checkpoint {checkpoint} "
+        "-o {new}",
+        2,
+        ("too early",),
+    ),
+    "no checkpoint": (
+        "jump --history {history} --step 100 --forecaster {forecaster} --checkpoint no.pt -o {new}",
+        2,
+        ("no.pt",),
+    ),
+    "other model": (
+        "jump --history {short} --step 10 --forecaster {forecaster} --checkpoint {checkpoint} "
+        "-o {new}",
+        1,
+        ("'w'", "same parameters"),
+    ),
+    "too short": ("dataset build {tiny} -o {new}", 1, ("too short", "record more steps")),
+    "too many samples": ("dataset build {short} -o {new} --samples 99", 1, ("at most",)),
+    "NaN weights": ("dataset build {nan} -o {new} --samples 2", 1, ("w[0]", "--t-max")),
+    "NaN evaluated": ("evaluate {forecaster} {nan}", 1, ("NaN", "finite")),
+    "not a forecaster": ("evaluate {script} {history}", 1, ("safetensors",)),
+    "truncated forecaster": ("evaluate {cut} {history}", 1, ("truncated",)),
+    "no forecaster": ("evaluate no.safetensors {history}", 2, ("weightcast fit",)),
+    "bad numbers": ("dataset build {history} -o {new} --edges 0,x", 2, ("'0,x'",)),
+    "bad shares": ("dataset build {history} -o {new} --shares 1,1,1", 2, ("sum to 1",)),
+    "bad seed": ("dataset build {history} -o {new} --seed -1", 2, ("seed",)),
+    "unknown option": ("info {history} --nonsense", 2, ("--nonsense",)),
+    "unknown command": ("forecast", 2, ("forecast",)),
+    "missing option": ("fit {dataset}", 2, ("--output",)),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_gets_one_line(
+    case: str,
+    pipeline: Pipeline,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command, code, texts = BAD_INPUT[case]
+    (tmp_path / "cut.safetensors").write_bytes(pipeline.forecaster.read_bytes()[:-100])
+    (tmp_path / "nan").mkdir()
+    places = {
+        "short": make_short(tmp_path, 30),
+        "tiny": make_short(tmp_path, 4),
+        "nan": make_short(tmp_path / "nan", 30, float("nan")),
+        "newer": newer_format(tmp_path, pipeline.history),
+        "cut": tmp_path / "cut.safetensors",
+        "new": tmp_path / "new",
+    }
+    names = ("folder", "script", "history", "dataset", "forecaster", "checkpoint")
+    places |= {name: getattr(pipeline, name) for name in names}
+    before = fingerprint(pipeline.folder)
+    assert run(*command.format(**places).split()) == code
+    shown = capsys.readouterr()
+    lines = shown.err.strip().splitlines()
+    assert lines[-1].startswith("weightcast: ")
+    assert [line for line in lines if "weightcast:" in line] == [lines[-1]]
+    for text in texts:
+        assert text in lines[-1]
+    assert "Traceback" not in shown.err + shown.out
+    assert not (tmp_path / "new").exists()
+    assert fingerprint(pipeline.folder) == before
+
+
+def fingerprint(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, to show that nothing was changed."""
+    return {str(f): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def test_installed_command_reports_through_the_exit_code(tmp_path: Path) -> None:
+    """The real process: exit code and one line on stderr, nothing on stdout."""
+    command = [str(Path(sys.executable).parent / "weightcast"), "info", "nowhere.zarr"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
