@@ -78,6 +78,8 @@ class History:
         self.buffers: ParameterTable = self.header.buffers
         self.weights = self._array("weights", ndim=2)
         committed = self.header.committed
+        if self.weights.dtype not in (np.float32, np.float64):
+            raise FormatError(f"{self.path} is damaged: weights are {self.weights.dtype}, not floats")
         if self.weights.shape[0] != self.parameters.size or self.weights.shape[1] < committed:
             raise FormatError(
                 f"{self.path} is damaged: weights {self.weights.shape} do not hold "
