@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,15 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from weightcast.recorder.block import Block
 from weightcast.recorder.schedule import Schedule, parse_schedule
 from weightcast.recorder.selection import Selection, select
 from weightcast.store import History, HistoryWriter, RecordingError, UsageError
-from weightcast.store.layout import block_length, check_metric_name
+from weightcast.store.layout import metric_path
 from weightcast.store.output import refuse_existing
 
 DEFAULT_MEMORY = 256 << 20  # 64 rows of a million float32 weights
+FLUSH_SECONDS = 30.0  # a killed run loses no more than this, or one block
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ class Recorder:
         Continue the history at `path` after its last committed step.
     start_step : int, optional
         With `resume`: the step of the checkpoint that training goes on from. By default the last
-        recorded step. Steps that the history already has are not recorded again.
+        recorded step. Steps that the history already has are not recorded again; steps between the
+        last recorded one and a later start are not there.
 
     Raises
     ------
@@ -122,27 +126,44 @@ class Recorder:
         check_output(path, overwrite=overwrite, resume=resume, start_step=start_step)
         self.schedule = parse_schedule(schedule) if isinstance(schedule, str) else schedule
         self.selection = model if isinstance(model, Selection) else select(model, include, exclude)
-        self._block = _Block(self.selection, memory)
+        self._block = Block(self.selection, memory)
         if resume and Path(path).exists():
             self._writer = HistoryWriter.open(path)
-            self.step = self._resume_at(start_step)
+            self.step = resume_at(History(path), self.selection, self._block, start_step)
         else:
             self._writer = self._create(path, preset, metadata, overwrite)
             self.step = 0
+        self._known = self._writer.last_step  # steps up to here are in the history already
         self._metrics: dict[str, list[tuple[int, float]]] = {}
         self._handles: list[RemovableHandle] = []
         self._begin = time.perf_counter() - self._last_time()
+        self._flushed = -FLUSH_SECONDS  # so that step 0 is committed with the first step counted
         self._seconds = 0.0
         self._closed = False
-        if self._writer.last_step is None:
-            self._copy()
+        if self._known is None:
+            self._block.copy(0, 0.0)
 
     def __call__(self) -> None:
-        """Count one optimizer step, and record the weights if the schedule has it."""
+        """Count one optimizer step, and record the weights if the schedule has it.
+
+        Raises
+        ------
+        RecordingError
+            If the recorder is closed.
+        """
+        if self._closed:
+            raise RecordingError(f"the recorder of {self._writer.path} is closed: make a new one")
+        begin = time.perf_counter()
         self.step += 1
-        last = self._writer.last_step
-        if self.step in self.schedule and (last is None or self.step > last):
-            self._copy()
+        if self._known is not None and self.step <= self._known:
+            if self.step == self._known:
+                self._warn_of_another_run()
+            return
+        if self._room() == 0 or begin - self._flushed > FLUSH_SECONDS:
+            self._flush()
+        if self.step in self.schedule:
+            self._block.copy(self.step, begin - self._begin)
+        self._seconds += time.perf_counter() - begin
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Self:
         """Count the steps of an optimizer by itself, until the recorder closes.
@@ -152,9 +173,9 @@ class Recorder:
         """
 
         def before(*_: Any) -> None:
-            if self.step == 0:
+            if self.step == 0 and self._writer.last_step is None:
                 self._block.rows = 0
-                self._copy()
+                self._block.copy(0, 0.0)
 
         def after(*_: Any) -> None:
             self()
@@ -165,17 +186,20 @@ class Recorder:
 
     def log(self, **metrics: float) -> None:
         """Record metrics of the current step, such as ``recorder.log(loss=loss.item())``."""
+        if self._known is not None and self.step <= self._known:
+            return
         for name, value in metrics.items():
-            self._metrics.setdefault(check_metric_name(name), []).append((self.step, float(value)))
+            metric_path(name)  # refuses a name that cannot be kept, here and not at the next flush
+            self._metrics.setdefault(name, []).append((self.step, float(value)))
 
     def close(self) -> None:
         """Write what is still in memory and stop counting. Closing again does nothing."""
         if self._closed:
             return
-        self._closed = True
         for handle in self._handles:
             handle.remove()
         self._flush()
+        self._closed = True
 
     def summary(self) -> RecordingSummary:
         """Sizes and seconds so far."""
@@ -200,23 +224,32 @@ class Recorder:
     ) -> None:
         self.close()
 
-    def _copy(self) -> None:
-        if self._closed:
-            raise RecordingError(f"the recorder of {self._writer.path} is closed: make a new one")
-        begin = time.perf_counter()
-        self._block.copy(self.step, begin - self._begin)
-        if self._block.full:
-            self._flush()
-        self._seconds += time.perf_counter() - begin
+    def _room(self) -> int:
+        """Rows that the block can still take, so that blocks end where chunks end."""
+        chunk = self._writer.block
+        aligned = chunk - self._writer.header.committed % chunk
+        return min(self._block.length, aligned) - self._block.rows
 
     def _flush(self) -> None:
-        block = self._block
-        self._writer.append(*block.filled())
-        block.rows = 0
-        for name, entries in self._metrics.items():
+        self._writer.append(*self._block.filled())
+        self._block.rows = 0
+        for name, entries in list(self._metrics.items()):
             steps, values = zip(*entries, strict=True)
             self._writer.log(name, steps, values)
-        self._metrics.clear()
+            del self._metrics[name]
+        self._flushed = time.perf_counter()
+
+    def _warn_of_another_run(self) -> None:
+        """Where repeated steps meet the history's last: say so if they are not the same run's."""
+        self._block.copy(self.step, 0.0)
+        self._block.rows -= 1
+        now = self._block.weights[self._block.rows].numpy()
+        if not np.array_equal(now, History(self._writer.path).snapshot(self.step), equal_nan=True):
+            warnings.warn(
+                f"the resumed run took another path: at step {self.step} its weights are not "
+                f"those in {self._writer.path}; what follows is recorded after them all the same",
+                stacklevel=3,
+            )
 
     def _create(
         self, path: str | Path, preset: str, metadata: dict[str, Any] | None, overwrite: bool
@@ -234,81 +267,41 @@ class Recorder:
             overwrite=overwrite,
         )
 
-    def _resume_at(self, start_step: int | None) -> int:
-        history = History(self._writer.path)
-        mine = self.selection.parameter_table()
-        mine.require_same(history.parameters, "the model", str(history.path))
-        self.selection.buffer_table().require_same(
-            history.buffers, "the model's buffers", f"{history.path}'s buffers"
-        )
-        last = self._writer.last_step
-        start = start_step if start_step is not None else last
-        if start is None:
-            return 0
-        if last is not None and start > last:
-            known = f"its last recorded step is {last}"
-            raise RecordingError(
-                f"a resumed recording must not leave a gap: start step {start}, {known}"
-            )
-        if start in history.steps:
-            self._require_same_weights(history, start)
-        return start
-
-    def _require_same_weights(self, history: History, step: int) -> None:
-        self._block.copy(step, 0.0)
-        now = self._block.filled()[2][0]
-        self._block.rows = 0
-        if not np.array_equal(now, history.snapshot(step), equal_nan=True):
-            raise RecordingError(
-                f"a resumed run must go on from the recorded weights: the model's are not those of "
-                f"step {step} of {history.path}: load the checkpoint of that step, or give the "
-                "step it was saved at (--start-step, start_step)"
-            )
-
     def _last_time(self) -> float:
         times = History(self._writer.path).times
         return float(times[-1]) if len(times) else 0.0
 
 
-class _Block:
-    """Rows waiting to be compressed: weights [length, P] and buffers [length, B]."""
+def resume_at(history: History, selection: Selection, block: Block, start_step: int | None) -> int:
+    """Check that a model can continue a history, and say at which step.
 
-    def __init__(self, selection: Selection, memory: int) -> None:
-        self.sources = [
-            (list(selection.parameters.values()), selection.stored_dtype),
-            (list(selection.buffers.values()), torch.float64),
-        ]
-        sizes = [sum(t.numel() for t in tensors) for tensors, _ in self.sources]
-        row_bytes = sum(n * d.itemsize for n, (_, d) in zip(sizes, self.sources, strict=True))
-        self.length = block_length(row_bytes, memory)
-        self.weights, self.buffers = (
-            torch.empty(self.length, n, dtype=d)
-            for n, (_, d) in zip(sizes, self.sources, strict=True)
+    Raises
+    ------
+    ShapeError
+        If the history holds other parameters.
+    RecordingError
+        If the model's weights are not those that the history has at that step.
+    """
+    mine, theirs = selection.parameter_table(), str(history.path)
+    mine.require_same(history.parameters, "the model", theirs)
+    selection.buffer_table().require_same(
+        history.buffers, "the model's buffers", f"{theirs}'s buffers"
+    )
+    if not len(history):
+        return 0
+    last = int(history.steps[-1])
+    start = last if start_step is None else start_step
+    if start not in history.steps:
+        return start
+    block.copy(start, 0.0)
+    block.rows = 0
+    if not np.array_equal(block.weights[0].numpy(), history.snapshot(start), equal_nan=True):
+        raise RecordingError(
+            f"a resumed run must go on from the recorded weights: the model's are not those of "
+            f"step {start} of {theirs}: load the checkpoint of that step, or give the step it was "
+            "saved at (--start-step, start_step)"
         )
-        self.steps = np.zeros(self.length, dtype=np.int64)
-        self.times = np.zeros(self.length)
-        self.rows = 0
-
-    @property
-    def full(self) -> bool:
-        return self.rows == self.length
-
-    @torch.no_grad()
-    def copy(self, step: int, seconds: float) -> None:
-        """Copy the tensors into the next row, one call for all of them."""
-        for (tensors, _), block in zip(self.sources, (self.weights, self.buffers), strict=True):
-            pieces = block[self.rows].split([t.numel() for t in tensors])
-            views = [v.view(t.shape) for v, t in zip(pieces, tensors, strict=True)]
-            if views:
-                torch._foreach_copy_(views, tensors)
-        self.steps[self.rows] = step
-        self.times[self.rows] = seconds
-        self.rows += 1
-
-    def filled(self) -> tuple[Any, Any, Any, Any]:
-        """Steps, times, weights and buffers of the rows so far, as NumPy views."""
-        n = self.rows
-        return self.steps[:n], self.times[:n], self.weights[:n].numpy(), self.buffers[:n].numpy()
+    return start
 
 
 def check_output(
@@ -320,6 +313,7 @@ def check_output(
     if start_step is not None and (not resume or start_step < 0):
         raise UsageError(f"start step goes with resume and is at least 0: got {start_step}")
     if not resume:
-        refuse_existing(path, overwrite=overwrite, hint=", or continue it with --resume")
-    elif Path(path).exists():
+        hint = ", or continue it with --resume"
+        refuse_existing(path, overwrite=overwrite, kind="history", hint=hint)
+    elif start_step is not None or Path(path).exists():
         History(path)

@@ -7,6 +7,7 @@
     dense:500                 0 1 2 ... 500
     steps:1,5,2000            1 5 2000
     jump:3000,4000            0 1200 2100 3000 1600 2800 4000  what jumps there need to look back at
+    jump:3000@1,0.5,0         the same for a forecaster of another context
     dense:500+every:100       any of them
 
 Step 0, the weights before the first optimizer step, is recorded by every schedule.
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from weightcast.store import UsageError, context_steps
-from weightcast.store.recipe import PAPER_CONTEXT
+from weightcast.store.recipe import PAPER_CONTEXT, check_context
 
 
 class Schedule(Protocol):
@@ -148,6 +149,7 @@ class Jump:
     context: tuple[float, ...] = PAPER_CONTEXT
 
     def __post_init__(self) -> None:
+        check_context(self.context)
         for point in self.points:
             _at_least_one("jump", point)
         needed = context_steps(self.points, self.context).ravel().tolist()
@@ -157,7 +159,10 @@ class Jump:
         return step in self._needed  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
-        return f"jump:{','.join(str(p) for p in self.points)}"
+        text = f"jump:{','.join(str(p) for p in self.points)}"
+        if self.context == PAPER_CONTEXT:
+            return text
+        return f"{text}@{','.join(repr(f) for f in self.context)}"
 
 
 @dataclass(frozen=True)
@@ -178,7 +183,6 @@ _PARSERS: dict[str, Callable[[list[int]], Schedule]] = {
     "log": lambda numbers: Log(_one("log", numbers)),
     "dense": lambda numbers: Dense(_one("dense", numbers)),
     "steps": Steps.of,
-    "jump": lambda numbers: Jump(tuple(numbers)),
 }
 
 
@@ -210,13 +214,21 @@ jump:A,B,..., joined by '+': got 'weekly'
 
 def _parse_term(term: str, text: str) -> Schedule:
     name, _, rest = term.partition(":")
-    numbers = rest.split(",")
-    if name not in _PARSERS or not all(n.strip().isdecimal() for n in numbers):
+    rest, _, context = rest.partition("@")
+    try:
+        numbers = [int(n) for n in rest.split(",")]
+        if name == "jump":
+            fractions = [float(f) for f in context.split(",")] if context else PAPER_CONTEXT
+            return Jump(tuple(numbers), tuple(fractions))
+        parser = _PARSERS[name if not context else ""]
+    except (KeyError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
         raise UsageError(
             "a schedule is every:N, log:N, dense:N, steps:A,B,... or jump:A,B,..., "
             f"joined by '+': got {text!r}"
-        )
-    return _PARSERS[name]([int(n) for n in numbers])
+        ) from None
+    return parser(numbers)
 
 
 def _one(name: str, numbers: list[int]) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import runpy
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -129,10 +131,30 @@ def record_script(argv: Sequence[str], path: str | Path, **options: Any) -> Outc
     """
     run = script_runner(argv)
     recording = ScriptRecorder(path, **options)
-    with recording.installed():
+    with _terminated_as_exit(), recording.installed():
         exit_code, failure = _exit_code(run)
     summary = recording.recorder.summary() if recording.recorder else None
     return Outcome(exit_code, summary, failure, recording.others)
+
+
+@contextlib.contextmanager
+def _terminated_as_exit() -> Iterator[None]:
+    """End a script on SIGTERM as on ``sys.exit``, so that what is in memory is written.
+
+    Python itself would end at once. A script that handles the signal replaces this.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    kept = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, kept)
 
 
 def script_runner(argv: Sequence[str]) -> Callable[[], object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,24 +13,40 @@ from torch import nn
 from weightcast.store import ParameterTable, RecordingError, UsageError
 from weightcast.store.parameters import Kind, matches
 
+Place = tuple[Mapping[str, Any], str]
 _LARGEST_EXACT_INTEGER = 2**53  # of float64, in which buffers are stored
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Tensors to record: live references, with their table.
+    """Tensors to record, by name, and where they live.
+
+    A tensor is looked up each time: modules replace their buffers when they move to another device
+    or dtype, or assign them anew.
 
     Attributes
     ----------
-    parameters, buffers : dict of str to Tensor
-        In the order of the tables.
+    places : dict of str to (dict, str)
+        For each parameter, the ``_parameters`` of the module that owns it, and its key there.
+    buffer_places : dict of str to (dict, str)
+        The same for buffers.
     kinds : dict of str to str
         Kind of each parameter.
     """
 
-    parameters: Mapping[str, torch.Tensor]
-    buffers: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    places: Mapping[str, Place]
+    buffer_places: Mapping[str, Place] = field(default_factory=dict)
     kinds: Mapping[str, Kind] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """The parameters as they are now, in the order of the table."""
+        return {name: owner[key] for name, (owner, key) in self.places.items()}
+
+    @property
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """The buffers as they are now, in the order of the table."""
+        return {name: owner[key] for name, (owner, key) in self.buffer_places.items()}
 
     def parameter_table(self) -> ParameterTable:
         """Table of the parameters."""
@@ -37,7 +54,7 @@ class Selection:
 
     def buffer_table(self) -> ParameterTable:
         """Table of the buffers."""
-        return _table(self.buffers, dict.fromkeys(self.buffers, "buffer"))
+        return _table(self.buffers, dict.fromkeys(self.buffer_places, "buffer"))
 
     @property
     def stored_dtype(self) -> torch.dtype:
@@ -98,7 +115,16 @@ def select(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str]
         if name in persistent and matches(name, include, exclude)
     }
     _require_storable(parameters, buffers)
-    return Selection(parameters, buffers, {name: _kind(model, name) for name in parameters})
+    return Selection(
+        {name: _place(model, name, "_parameters") for name in parameters},
+        {name: _place(model, name, "_buffers") for name in buffers},
+        {name: _kind(model, name) for name in parameters},
+    )
+
+
+def _place(model: nn.Module, name: str, kind: str) -> Place:
+    owner, _, leaf = name.rpartition(".")
+    return getattr(model.get_submodule(owner), kind), leaf
 
 
 def _kind(model: nn.Module, name: str) -> Kind:
@@ -180,7 +206,7 @@ def select_from_optimizer(
             "parameters: without a module they are called group0.param0, group0.param1, ..."
         )
     _require_storable(named, {})
-    return Selection(named)
+    return Selection({name: (named, name) for name in named})
 
 
 def _group_names(groups: Iterable[dict[str, object]]) -> Iterable[tuple[str, torch.Tensor]]:

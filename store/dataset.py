@@ -6,6 +6,8 @@ maps straight into NumPy and torch; any Zarr reader opens it too.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +18,15 @@ import numpy.typing as npt
 import zarr
 
 from weightcast.store.errors import FormatError, UsageError
-from weightcast.store.history import History, open_group
+from weightcast.store.history import History
 from weightcast.store.keyed import words
 from weightcast.store.layout import ATTRIBUTE
+from weightcast.store.reading import open_group
 from weightcast.store.recipe import Recipe
 
 DATASET_VERSION = 1
 _SPLIT_STREAM = 1 << 62  # apart from the streams of the draws
+_SPLIT_BLOCK = 1 << 20  # weights whose keys are drawn at once: 32 MB
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Dataset:
                 f"{path} has dataset format {version!r}, this weightcast reads {DATASET_VERSION}: "
                 "upgrade weightcast or build the dataset again"
             )
-        self.recipe = Recipe.from_json(document["recipe"])
+        self.recipe = Recipe.from_json(document["recipe"], self.path)
         self.source = str(document.get("source", ""))
         self._dtype = str(document.get("dtype", "float32"))
         if self._dtype not in ("float32", "float64"):
@@ -130,17 +134,23 @@ class Dataset:
         """
         if not 0 < held_out < 1:
             raise UsageError(f"the share to hold out must be between 0 and 1: got {held_out}")
-        last = int(self.parameter.max()) + 1
-        key = words(seed, _SPLIT_STREAM, 0, last)[:, 0].astype(np.float64) / 2.0**64
-        held = key[self.parameter] < held_out
+        held = np.empty(len(self), dtype=bool)
+        last = int(self.parameter[-1]) + 1
+        for low in range(0, last, _SPLIT_BLOCK):
+            high = min(low + _SPLIT_BLOCK, last)
+            key = words(seed, _SPLIT_STREAM, low, high)[:, 0].astype(np.float64) / 2.0**64
+            a, b = np.searchsorted(self.parameter, (low, high))
+            held[a:b] = key[self.parameter[a:b] - low] < held_out
         return np.flatnonzero(~held), np.flatnonzero(held)
 
     def _map(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         for column in columns(self._dtype, len(self.recipe.context)):
-            file, shape = chunk_file(self.path, column), column.shape(len(self))
-            needed = int(np.prod(shape)) * np.dtype(column.dtype).itemsize
+            file, shape = chunk_file(self.path, column), column.shape(self.recipe.samples)
+            needed = math.prod(shape) * np.dtype(column.dtype).itemsize
             if not file.is_file() or file.stat().st_size != needed:
-                raise FormatError(f"{self.path} is damaged: {file.name} is not {needed} bytes")
+                raise FormatError(
+                    f"{self.path} is damaged: array {column.name!r} is not {needed} bytes"
+                )
             yield column.name, np.memmap(file, dtype=column.dtype, mode="r", shape=shape)
 
 
@@ -165,7 +175,10 @@ def lay_out(path: Path, recipe: Recipe, dtype: npt.DTypeLike, source: str) -> No
         )
         file = chunk_file(path, column)
         file.parent.mkdir(parents=True, exist_ok=True)
-        np.memmap(file, dtype=column.dtype, mode="w+", shape=shape).flush()
+        with file.open("wb") as opened:
+            # A hole that a mapped write cannot fill, on a full disk, would kill the process.
+            size = math.prod(shape) * np.dtype(column.dtype).itemsize
+            os.posix_fallocate(opened.fileno(), 0, size)
     group.attrs[ATTRIBUTE] = {
         "dataset_format": DATASET_VERSION,
         "recipe": recipe.to_json(),

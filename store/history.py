@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,17 +9,16 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.errors import BaseZarrError
 
 from weightcast.store.errors import (
     FormatError,
-    InputNotFoundError,
     ShapeError,
     StepNotRecordedError,
     UsageError,
 )
-from weightcast.store.layout import ATTRIBUTE, Header
+from weightcast.store.layout import ATTRIBUTE, Header, metric_path
 from weightcast.store.parameters import ParameterTable
+from weightcast.store.reading import open_array, open_group, read
 
 Float = npt.NDArray[np.floating[Any]]
 
@@ -76,16 +74,10 @@ class History:
         self.header = Header.from_json(dict(self._group.attrs).get(ATTRIBUTE), self.path)
         self.parameters: ParameterTable = self.header.parameters
         self.buffers: ParameterTable = self.header.buffers
-        self.weights = self._array("weights", ndim=2)
-        committed = self.header.committed
-        if self.weights.dtype not in (np.float32, np.float64):
-            raise FormatError(f"{self.path} is damaged: weights are {self.weights.dtype}, not floats")
-        if self.weights.shape[0] != self.parameters.size or self.weights.shape[1] < committed:
-            raise FormatError(
-                f"{self.path} is damaged: weights {self.weights.shape} do not hold "
-                f"{self.parameters.size} parameters x {committed} steps"
-            )
-        self.steps = cast("npt.NDArray[np.int64]", self._column("step"))
+        self.weights = self._rows("weights", self.parameters, "float32 float64")
+        if self.buffers.size:
+            self._buffers = self._rows("buffers", self.buffers, "float64")
+        self.steps = cast("npt.NDArray[np.int64]", self._column("step", "int64"))
         if np.any(np.diff(self.steps) <= 0):
             raise FormatError(f"{self.path} is damaged: its steps do not increase")
 
@@ -100,7 +92,7 @@ class History:
     @property
     def times(self) -> npt.NDArray[np.float64]:
         """Seconds since the recording began, float64, shape (T,)."""
-        return cast("npt.NDArray[np.float64]", self._column("time"))
+        return cast("npt.NDArray[np.float64]", self._column("time", "float64"))
 
     @property
     def metrics(self) -> list[str]:
@@ -112,8 +104,13 @@ class History:
         if name not in self.header.metrics:
             raise UsageError(f"no metric {name!r} in {self.path}: there are {self.metrics}")
         count = self.header.metrics[name]
-        steps = read(self._array(f"metrics/{name}/step", ndim=1), slice(0, count))
-        values = read(self._array(f"metrics/{name}/value", ndim=1), slice(0, count))
+        steps, values = (
+            read(
+                open_array(self._group, f"{metric_path(name)}/{array}", dtype, ndim=1, least=count),
+                (slice(0, count),),
+            )
+            for array, dtype in (("step", "int64"), ("value", "float64"))
+        )
         return cast("npt.NDArray[np.int64]", steps), cast("npt.NDArray[np.float64]", values)
 
     def row(self, step: int) -> int:
@@ -150,8 +147,7 @@ class History:
         row = self.row(step)
         flat = [(self.parameters, self.snapshot(step))]
         if self.buffers.size:
-            array = self._array("buffers", ndim=2)
-            flat.append((self.buffers, cast("Float", read(array, (slice(None), row)))))
+            flat.append((self.buffers, cast("Float", read(self._buffers, (slice(None), row)))))
         return {
             p.name: values[p.offset : p.stop].reshape(p.shape)
             for table, values in flat
@@ -184,22 +180,19 @@ class History:
             metadata=self.header.metadata,
         )
 
-    def _array(self, name: str, ndim: int) -> zarr.Array[Any]:
-        try:
-            array = self._group[name]
-        except (KeyError, ValueError, TypeError) as error:
-            raise FormatError(f"{self.path} is damaged: array {name!r} cannot be opened") from error
-        if not isinstance(array, zarr.Array) or array.ndim != ndim:
-            raise FormatError(f"{self.path} is damaged: {name!r} is not an array of {ndim} axes")
-        return array
+    def _column(self, name: str, dtype: str) -> npt.NDArray[Any]:
+        committed = self.header.committed
+        array = open_array(self._group, name, dtype, ndim=1, least=committed)
+        return read(array, (slice(0, committed),))
 
-    def _column(self, name: str) -> npt.NDArray[Any]:
-        array, committed = self._array(name, ndim=1), self.header.committed
-        if array.shape[0] < committed:
+    def _rows(self, name: str, table: ParameterTable, kinds: str) -> zarr.Array[Any]:
+        array = open_array(self._group, name, kinds, ndim=2, least=self.header.committed)
+        if array.shape[0] != table.size:
             raise FormatError(
-                f"{self.path} is damaged: {array.shape[0]} entries in {name!r}, not {committed}"
+                f"{self.path} is damaged: {name} has {array.shape[0]} rows for a table of {table.size} "
+                "parameters"
             )
-        return read(array, slice(0, committed))
+        return array
 
 
 @dataclass(frozen=True)
@@ -225,37 +218,6 @@ class HistoryInfo:
     def ratio(self) -> float:
         """How many times smaller the folder is than the plain numbers."""
         return self.raw_bytes / max(self.stored_bytes, 1)
-
-
-def open_group(path: Path, mode: Any = "r") -> zarr.Group:
-    """Open a Zarr v3 group, with our errors.
-
-    Raises
-    ------
-    InputNotFoundError, FormatError
-        If nothing is there, or no Zarr v3 group.
-    """
-    if not path.exists():
-        raise InputNotFoundError(f"{path} does not exist: give the folder of a Zarr group")
-    try:
-        return zarr.open_group(path, mode=mode, zarr_format=3, use_consolidated=False)
-    except (BaseZarrError, ValueError, KeyError, TypeError, NotADirectoryError) as error:
-        raise FormatError(f"{path} is not a Zarr v3 group: {one_line(error)}") from error
-
-
-def read(array: zarr.Array[Any], selection: Any) -> npt.NDArray[Any]:
-    """Read part of an array; a damaged chunk is a `FormatError` that names the array."""
-    try:
-        return np.asarray(array[selection])
-    except (ValueError, RuntimeError, TypeError, json.JSONDecodeError) as error:
-        raise FormatError(
-            f"{array.store_path} is damaged, a chunk does not decode: {one_line(error)}"
-        ) from error
-
-
-def one_line(error: BaseException) -> str:
-    """Text of somebody else's exception, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def require_length(what: str, length: int, expected: int) -> None:

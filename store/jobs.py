@@ -4,7 +4,7 @@
 
     plan      tasks = ranges of whole chunks along the parameter axis
     pass 1    each task: |w(t) - w(0)| of its candidates            decodes the history once
-    select    exact strata over all candidates                      12 bytes a candidate in memory
+    select    exact strata over all candidates                      45 bytes a candidate in memory
     pass 2    each task: X, y of its chosen candidates, written     decodes the history once
               to its own rows of the dataset
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,9 @@ from dask.delayed import delayed
 
 from weightcast.store.dataset import Dataset, chunk_file, columns, lay_out
 from weightcast.store.errors import NonFiniteError, UsageError
-from weightcast.store.history import History, read
+from weightcast.store.history import History
 from weightcast.store.output import refuse_existing, replacing
+from weightcast.store.reading import read
 from weightcast.store.recipe import PAPER_CONTEXT, PAPER_HORIZON, Recipe, admissible
 from weightcast.store.sampling import draw, draws_needed, select
 from weightcast.store.variation import variation
@@ -143,10 +144,12 @@ def build_dataset(
 
     Notes
     -----
-    Section 4.1 of Sinha et al. 2017. Memory: 12 bytes a candidate, and one decoded chunk a worker.
+    Section 4.1 of Sinha et al. 2017. Memory: about 45 bytes a candidate, and one decoded
+    chunk a worker; a candidate is a weight and one of its steps t, and there are as many as weights
+    at least.
     """
-    refuse_existing(path, overwrite=overwrite)
     opened = history if isinstance(history, History) else History(history)
+    refuse_existing(path, overwrite=overwrite, kind="dataset", inputs=[opened.path])
     recipe = Recipe(
         samples, tuple(context), horizon, tuple(edges), tuple(shares), seed, tolerance, t_min, t_max
     )
@@ -172,6 +175,9 @@ class _Job:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers must be at least 1: got {self.workers}")
+        if self.scheduler not in get_args(Scheduler):
+            known = ", ".join(get_args(Scheduler))
+            raise UsageError(f"scheduler must be one of {known}: got {self.scheduler!r}")
 
     def choose(self) -> tuple[Int, npt.NDArray[np.int8]]:
         """Pass 1: chosen candidates (draw * P + weight), ordered by weight; and their strata."""
@@ -209,8 +215,9 @@ class _Job:
             self.progress(what, done, len(tasks))
 
         task = delayed(function, pure=False)
-        # traverse=False: Dask would otherwise walk into the arrays looking for more tasks
-        jobs = [task(self.plan, delayed(t, traverse=False)) for t in tasks]
+        # traverse=False: Dask would otherwise walk into plan and arrays looking for more tasks
+        plan = delayed(self.plan, traverse=False)
+        jobs = [task(plan, delayed(t, traverse=False)) for t in tasks]
         self.progress(what, 0, len(tasks))
         with Callback(posttask=advance):
             return compute(

@@ -6,6 +6,8 @@ it, or in which order. The generator is NumPy's Philox, whose counter is the ind
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 import numpy.typing as npt
 
@@ -55,6 +57,6 @@ def below(word: Words, bound: int) -> npt.NDArray[np.int64]:
 
 def check_seed(seed: int) -> int:
     """Return a seed that the generator takes, or refuse it."""
-    if not 0 <= seed < 1 << 64:
-        raise UsageError(f"a seed must be from 0 to 2**64 - 1: got {seed}")
+    if not isinstance(seed, Integral) or not 0 <= seed < 1 << 64:
+        raise UsageError(f"a seed must be a whole number from 0 to 2**64 - 1: got {seed!r}")
     return int(seed)

@@ -36,7 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "compact": {"cname": "zstd", "clevel": 5, "shuffle": "bitshuffle"},
 }
 
-_METRIC_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_METRIC_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}")
 
 
 def block_length(row_bytes: int, budget: int) -> int:
@@ -76,24 +76,25 @@ def chunk_shape(parameters: int, block: int) -> tuple[int, int]:
     return max(1, min(wide, parameters)), block
 
 
-def check_metric_name(name: str) -> str:
-    """Return a metric's name if it can safely be a path, or refuse it.
+def metric_path(name: str) -> str:
+    """Where a metric is kept in the group, or an error if its name cannot be one.
 
     Examples
     --------
-    >>> check_metric_name("val_loss")
-    'val_loss'
-    >>> check_metric_name("../weights")
+    >>> metric_path("loss"), metric_path("val/loss")
+    ('metrics/loss', 'metrics/val%2Floss')
+    >>> metric_path("../weights")
     Traceback (most recent call last):
-    weightcast.store.errors.UsageError: a metric's name has letters, digits, '_', '-' and '.', and \
-does not start with a dot: got '../weights'
+    weightcast.store.errors.UsageError: a metric's name has letters, digits and any of _ - . / \
+and does not start with a dot or __, and is not zarr.json: got '../weights'
     """
-    if not _METRIC_NAME.fullmatch(name):
+    taken = name == "zarr.json" or name.startswith("__")  # Zarr's own files
+    if taken or not _METRIC_NAME.fullmatch(name):
         raise UsageError(
-            "a metric's name has letters, digits, '_', '-' and '.', "
-            f"and does not start with a dot: got {name!r}"
+            "a metric's name has letters, digits and any of _ - . / and does not start with a dot "
+            f"or __, and is not zarr.json: got {name!r}"
         )
-    return name
+    return f"metrics/{name.replace('/', '%2F')}"
 
 
 @dataclass
@@ -159,8 +160,16 @@ class Header:
                 f"{FORMAT_VERSION}: upgrade weightcast"
             )
         committed, metrics = document.get("committed"), document.get("metrics", {})
-        if type(committed) is not int or committed < 0 or not isinstance(metrics, dict):
-            raise FormatError(f"{path} is damaged: {committed!r} is not a count of steps")
+        if not isinstance(metrics, dict):
+            raise FormatError(f"{path} is damaged: its metrics are {metrics!r}")
+        for what, count in {"steps": committed, **metrics}.items():
+            if type(count) is not int or count < 0:
+                raise FormatError(f"{path} is damaged: {count!r} is not a count of {what}")
+        try:
+            for name in metrics:
+                metric_path(name)
+        except UsageError as error:
+            raise FormatError(f"{path} is damaged: {error}") from error
         try:
             return cls(
                 parameters=ParameterTable.from_json(document["parameters"]),
@@ -170,7 +179,7 @@ class Header:
                 preset=str(document.get("preset", "")),
                 versions=dict(document.get("versions", {})),
                 metadata=dict(document.get("metadata", {})),
-                metrics={check_metric_name(k): int(v) for k, v in metrics.items()},
+                metrics=metrics,
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise FormatError(f"{path} is damaged: {error}") from error

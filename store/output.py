@@ -11,14 +11,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from weightcast.store.errors import OutputExistsError
 
+Kind = Literal["history", "dataset", "file"]
 
-def refuse_existing(path: str | Path, *, overwrite: bool = False, hint: str = "") -> Path:
+
+def refuse_existing(
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    kind: Kind | None = None,
+    inputs: Sequence[str | Path] = (),
+    hint: str = "",
+) -> Path:
     """Check that `path` is free to write, before any work is done.
 
     Parameters
@@ -26,8 +36,12 @@ def refuse_existing(path: str | Path, *, overwrite: bool = False, hint: str = ""
     path : str or Path
         The output to be written, a file or a folder.
     overwrite : bool
-        Accept an existing output, if it is one of ours to replace: a file, or a Zarr group that
+        Accept an existing output, if it is ours to replace: a file, or a Zarr group that
         weightcast wrote. Any other folder is refused all the same.
+    kind : {"history", "dataset", "file"}, optional
+        What will be written: only the same kind is replaced.
+    inputs : sequence of str or Path
+        What the output is made from, and so must not replace.
     hint : str
         Further advice for the message, such as another option that would do.
 
@@ -50,11 +64,14 @@ def refuse_existing(path: str | Path, *, overwrite: bool = False, hint: str = ""
     path = Path(path)
     if not path.exists():
         return path
-    ours = path.is_file() or _is_our_group(path)
-    if not ours:
+    if any(path.resolve() == Path(i).resolve() for i in inputs):
+        raise OutputExistsError(f"output {path} is an input too: choose another path")
+    found = _kind(path)
+    if found is None or (kind is not None and found != kind):
         advice = "choose another path"
         if overwrite:
-            advice = "it is not a weightcast output, so --overwrite will not delete it; " + advice
+            wanted = f"a weightcast {kind or 'output'}" if kind != "file" else "a file"
+            advice = f"it is not {wanted}, so --overwrite will not delete it; {advice}"
         raise OutputExistsError(f"output {path} exists: {advice}")
     if not overwrite:
         raise OutputExistsError(
@@ -63,12 +80,18 @@ def refuse_existing(path: str | Path, *, overwrite: bool = False, hint: str = ""
     return path
 
 
-def _is_our_group(path: Path) -> bool:
+def _kind(path: Path) -> Kind | None:
+    """What stands at a path; None for a folder that is not ours to delete."""
+    if path.is_file():
+        return "file"
     try:
         document = json.loads((path / "zarr.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(document, dict) and "weightcast" in (document.get("attributes") or {})
+        header = document["attributes"]["weightcast"]
+        kinds: dict[str, Kind] = {"parameters": "history", "recipe": "dataset"}
+        ours = isinstance(header, dict)
+        return next((kind for key, kind in kinds.items() if ours and key in header), None)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 @contextmanager
@@ -103,20 +126,27 @@ def replacing(path: str | Path) -> Iterator[Path]:
     remove(temporary)
     try:
         yield temporary
-        if path.is_dir():
-            retire(path)
-        temporary.replace(path)
+        _swap(temporary, path)
     finally:
         remove(temporary)
 
 
-def retire(path: Path) -> None:
-    """Take a folder out of the way in one step, then delete it.
-
-    A reader or a crash never meets a half-deleted folder under the old name.
-    """
-    retired = path.with_name(f".{path.name}.retired-{os.getpid()}")
-    path.replace(retired)
+def _swap(temporary: Path, path: Path) -> None:
+    """Put `temporary` in the place of `path`; on failure `path` is as it was."""
+    if temporary.is_file() and not path.is_dir():
+        temporary.replace(path)  # in one step
+        return
+    retired = path.with_name(f".{path.stem}.retired-{os.getpid()}{path.suffix}")
+    remove(retired)
+    temporary.stat()  # nothing was written: fail before anything moves
+    if path.exists():
+        path.replace(retired)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        if retired.exists():
+            retired.replace(path)
+        raise
     remove(retired)
 
 

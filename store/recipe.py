@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        _require(self.samples >= 1, "samples must be at least 1", self.samples)
+        whole = isinstance(self.samples, Integral) and self.samples >= 1
+        _require(whole, "samples must be a whole number from 1 on", self.samples)
+        for name in ("t_min", "t_max"):
+            bound = getattr(self, name)
+            _require(bound is None or isinstance(bound, Integral), f"{name} must be a step", bound)
+        if self.t_min is not None and self.t_max is not None:
+            ordered = self.t_min <= self.t_max
+            _require(ordered, "t_min must not be above t_max", (self.t_min, self.t_max))
         check_context(self.context, self.horizon)
         _require(0 <= self.tolerance < 1, "tolerance must be from 0 to 1", self.tolerance)
         rising = all(a < b for a, b in zip(self.edges, self.edges[1:], strict=False))
@@ -106,18 +114,18 @@ class Recipe:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, document: Any) -> Recipe:
-        """Read a recipe from a dataset's attributes."""
+    def from_json(cls, document: Any, path: object) -> Recipe:
+        """Read a recipe from a dataset's attributes; `path` is for the messages only."""
         try:
             values = {f.name: document[f.name] for f in fields(cls)}
             for name in ("context", "edges", "shares"):
                 values[name] = tuple(float(v) for v in values[name])
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"the dataset's recipe is damaged: {error!r}") from error
+            raise FormatError(f"{path} is damaged, its recipe: {error}") from error
 
 
-def check_context(context: tuple[float, ...], horizon: float) -> None:
+def check_context(context: tuple[float, ...], horizon: float = PAPER_HORIZON) -> None:
     """Check that a context falls from at most 1 to at least 0, and the horizon lies ahead of it."""
     falling = all(a > b for a, b in itertools.pairwise(context))
     ok = len(context) >= 1 and falling and context[0] == 1 and context[-1] >= 0
@@ -202,9 +210,11 @@ def _why_none(steps: Int, recipe: Recipe) -> str:
         f"{recipe.horizon:g}t, all recorded and distinct"
     )
     span = f"{len(steps)} recorded steps from {steps[0]} to {steps[-1]} give none"
+    bounds = [f"{n} {b}" for n in ("t_min", "t_max") if (b := getattr(recipe, n)) is not None]
+    within = " and ".join([*bounds, f"tolerance {recipe.tolerance:g}"])
     return (
-        f"the history is too short or too sparse: {rule}; {span} within tolerance "
-        f"{recipe.tolerance:g}: record more steps, lower the horizon, or raise the tolerance"
+        f"the history is too short or too sparse: {rule}; {span} within {within}: record more "
+        "steps, lower the horizon, or widen the bounds and the tolerance"
     )
 
 

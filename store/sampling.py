@@ -7,8 +7,9 @@ never the same step twice for one weight. As many draws are made as the strata n
 
 from __future__ import annotations
 
-import itertools
 import math
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -42,34 +43,40 @@ def draws_needed(parameters: int, choices: int, recipe: Recipe) -> int:
     >>> draws_needed(1000, 50, Recipe(samples=1000)), draws_needed(1000, 50, Recipe(samples=1001))
     (1, 2)
     """
-    draws = math.ceil(recipe.samples / parameters)
-    while draws <= choices:
-        if _enough(parameters * draws, recipe.counts(), recipe):
-            return draws
-        draws += 1
-    raise SamplingError(
-        f"{recipe.samples} samples are more than exist: {parameters} weights x {choices} steps t "
-        f"in strata of {_percent(recipe.shares)} give at most "
-        f"{_most_samples(parameters * choices, recipe)}: ask for no more, or record more steps"
-    )
+    draws = _smallest_draws(parameters, choices, recipe)
+    if draws is None:
+        raise SamplingError(
+            f"{recipe.samples} samples are more than exist: {parameters} weights x {choices} steps "
+            f"t in strata of {_percent(recipe.shares)} give at most "
+            f"{_most_samples(parameters, choices, recipe)}: ask for no more, or record more steps"
+        )
+    return draws
 
 
-def _enough(candidates: int, counts: list[int], recipe: Recipe) -> bool:
-    cuts = recipe.cuts(candidates)
-    return all(n <= hi - lo for n, lo, hi in zip(counts, cuts, cuts[1:], strict=False))
+def _smallest_draws(parameters: int, choices: int, recipe: Recipe) -> int | None:
+    if not parameters:
+        return None
+    fewest = math.ceil(recipe.samples / parameters)
+    return next((d for d in range(fewest, choices + 1) if _enough(parameters * d, recipe)), None)
 
 
-def _most_samples(candidates: int, recipe: Recipe) -> int:
-    cuts = recipe.cuts(candidates)
-    sizes = [hi - lo for lo, hi in itertools.pairwise(cuts)]
+def _enough(candidates: int, recipe: Recipe) -> bool:
+    sizes = [high - low for low, high in pairwise(recipe.cuts(candidates))]
+    return all(n <= size for n, size in zip(recipe.counts(), sizes, strict=True))
+
+
+def _most_samples(parameters: int, choices: int, recipe: Recipe) -> int:
+    """Largest number of samples that can be drawn.
+
+    Strata and shares are rounded to whole numbers, so that what exists does not simply end at one
+    number: try from above the bound on.
+    """
+    sizes = [high - low for low, high in pairwise(recipe.cuts(parameters * choices))]
     bound = min(size / share for size, share in zip(sizes, recipe.shares, strict=True) if share)
-    low, high = 0, int(bound) + len(sizes)  # rounding moves a count by less than one a stratum
-    while low < high:
-        middle = (low + high + 1) // 2
-        counts = Recipe(middle, edges=recipe.edges, shares=recipe.shares).counts()
-        fits = all(n <= size for n, size in zip(counts, sizes, strict=True))
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return low
+    for samples in range(int(bound) + 2 * len(sizes), 0, -1):
+        if _smallest_draws(parameters, choices, replace(recipe, samples=samples)) is not None:
+            return samples
+    return 0
 
 
 def _percent(shares: tuple[float, ...]) -> str:
@@ -120,8 +127,10 @@ def select(variation: npt.NDArray[Any], keys: npt.NDArray[np.uint64], recipe: Re
     Returns
     -------
     list of int64 arrays
-        Candidates chosen from each stratum, rising. Candidates of equal variation are ordered by
-        key, then by index, so that the strata are exact also when dead weights tie at zero.
+        Candidates chosen from each stratum, rising. The strata are exact also where dead weights
+        tie at zero: candidates of equal variation are ordered by the low half of the key. The high
+        half decides which candidates are chosen; if it ordered ties too, those in the upper of two
+        strata would be the ones not chosen.
 
     Examples
     --------
@@ -130,7 +139,8 @@ def select(variation: npt.NDArray[Any], keys: npt.NDArray[np.uint64], recipe: Re
     >>> [chosen.tolist() for chosen in select(np.float32([1, 9, 2, 8, 3, 7, 4, 6]), keys, recipe)]
     [[1, 3, 5], [0]]
     """
-    order = np.lexsort((keys, variation))[::-1]  # largest variation first
+    tie_order = keys << np.uint64(32) | keys >> np.uint64(32)
+    order = np.lexsort((tie_order, variation))[::-1]  # largest variation first
     cuts = recipe.cuts(len(order))
     strata = []
     for count, low, high in zip(recipe.counts(), cuts, cuts[1:], strict=False):

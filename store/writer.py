@@ -13,7 +13,10 @@ history that opens with what was committed, and the next writer goes on from the
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from collections.abc import Sequence
+from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,18 +27,19 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from weightcast.store.errors import FormatError, ShapeError, UsageError
-from weightcast.store.history import History, open_group, require_length
+from weightcast.store.history import History, require_length
 from weightcast.store.layout import (
     ATTRIBUTE,
     PRESETS,
     SHORT_CHUNK,
     STEPS_PER_CHUNK,
     Header,
-    check_metric_name,
     chunk_shape,
+    metric_path,
 )
-from weightcast.store.output import refuse_existing, retire
+from weightcast.store.output import refuse_existing, replacing
 from weightcast.store.parameters import ParameterTable
+from weightcast.store.reading import DAMAGE, one_line, open_group
 
 
 class HistoryWriter:
@@ -47,6 +51,8 @@ class HistoryWriter:
         What is committed so far.
     last_step : int or None
         The last committed step.
+    block : int
+        Steps in a chunk.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,6 +60,7 @@ class HistoryWriter:
         self.path = path
         self.header = history.header
         self.last_step = int(history.steps[-1]) if len(history) else None
+        self.block: int = history.weights.chunks[1]
         self._group = open_group(path, mode="r+")
 
     @classmethod
@@ -97,11 +104,11 @@ class HistoryWriter:
         OutputExistsError
             If `path` is taken and `overwrite` is false, or it is not a history.
         UsageError
-            If the preset is unknown.
+            If the preset is unknown, the dtype is another, `block` is less than 1, or `metadata`
+            is not JSON-able.
         """
-        if preset not in PRESETS:
-            raise UsageError(f"preset must be one of {', '.join(PRESETS)}: got {preset!r}")
-        path = refuse_existing(path, overwrite=overwrite)
+        kind = _check_options(preset, dtype, block, metadata)
+        path = refuse_existing(path, overwrite=overwrite, kind="history")
         header = Header(
             parameters=parameters,
             buffers=buffers or ParameterTable(()),
@@ -110,9 +117,8 @@ class HistoryWriter:
             versions={"weightcast": importlib.metadata.version("weightcast"), **(versions or {})},
             metadata=metadata or {},
         )
-        if path.exists():
-            retire(path)
-        _lay_out(path, header, np.dtype(dtype), block)
+        with replacing(path) as temporary:
+            _lay_out(temporary, header, kind, block)
         return cls(path)
 
     @classmethod
@@ -148,16 +154,19 @@ class HistoryWriter:
             If the steps do not increase.
         """
         steps = np.asarray(steps, dtype=np.int64)
-        rows = {"weights": weights, "step": steps, "time": np.asarray(times, dtype=np.float64)}
-        if self.header.buffers.size:
-            rows["buffers"] = np.empty((0, 0)) if buffers is None else buffers
+        rows = {"weights": np.asarray(weights), "step": steps}
+        rows["time"] = np.asarray(times, dtype=np.float64)
+        if buffers is not None or self.header.buffers.size:
+            none = np.empty((len(steps), 0))
+            rows["buffers"] = none if buffers is None else np.asarray(buffers)
         self._check(rows)
+        if not self.header.buffers.size:
+            rows.pop("buffers", None)
         if not len(steps):
             return
         start = self.header.committed
         self._extend({name: values.T for name, values in rows.items()}, start)
-        self.header.committed = start + len(steps)
-        self._commit()
+        self._commit(replace(self.header, committed=start + len(steps)))
         self.last_step = int(steps[-1])
 
     def log(self, name: str, steps: Sequence[int], values: Sequence[float]) -> None:
@@ -166,22 +175,23 @@ class HistoryWriter:
         Parameters
         ----------
         name : str
-            Letters, digits, ``_``, ``-`` and ``.``.
+            Letters, digits, ``_``, ``-``, ``.`` and ``/``.
         steps, values : sequences of equal length
             The optimizer steps and the values.
         """
         require_length(f"values of metric {name!r}", len(values), len(steps))
-        start = self.header.metrics.get(check_metric_name(name), 0)
-        if not start and f"metrics/{name}" not in self._group:
-            for array, dtype in (("step", np.int64), ("value", np.float64)):
-                _short_array(self._group, f"metrics/{name}/{array}", np.dtype(dtype), "entry")
+        start = self.header.metrics.get(name, 0)
+        folder = metric_path(name)
+        for array, dtype in (("step", np.int64), ("value", np.float64)):
+            if f"{folder}/{array}" not in self._group:
+                _short_array(self._group, f"{folder}/{array}", np.dtype(dtype), "entry")
         columns = {
-            f"metrics/{name}/step": np.asarray(steps, dtype=np.int64),
-            f"metrics/{name}/value": np.asarray(values, dtype=np.float64),
+            f"{folder}/step": np.asarray(steps, dtype=np.int64),
+            f"{folder}/value": np.asarray(values, dtype=np.float64),
         }
         self._extend(columns, start)
-        self.header.metrics[name] = start + len(steps)
-        self._commit()
+        counts = {**self.header.metrics, name: start + len(steps)}
+        self._commit(replace(self.header, metrics=counts))
 
     def close(self) -> None:
         """Nothing is pending between calls; here so that ``with`` reads well."""
@@ -220,18 +230,42 @@ class HistoryWriter:
             for name, array in arrays.items()
         }
         for name, array in arrays.items():
-            _with_shape(array, shapes[name])[..., start:] = columns[name]
+            try:
+                _with_shape(array, shapes[name])[..., start:] = columns[name]
+            except DAMAGE as error:  # a half-full chunk is read before it is written again
+                raise FormatError(
+                    f"{self.path} is damaged, the last chunk of {name} does not decode: "
+                    f"{one_line(error)}"
+                ) from error
         for name, array in arrays.items():
             array.resize(shapes[name])
 
-    def _commit(self) -> None:
-        self._group.attrs[ATTRIBUTE] = self.header.to_json()
+    def _commit(self, header: Header) -> None:
+        self._group.attrs[ATTRIBUTE] = header.to_json()
+        self.header = header  # only now: a commit that failed must not count for the next one
 
     def _array(self, name: str) -> zarr.Array[Any]:
         array = self._group[name]
         if not isinstance(array, zarr.Array):
             raise FormatError(f"{self.path} is damaged: {name!r} is not an array")
         return array
+
+
+def _check_options(
+    preset: str, dtype: npt.DTypeLike, block: int, metadata: dict[str, Any] | None
+) -> np.dtype[Any]:
+    if preset not in PRESETS:
+        raise UsageError(f"preset must be one of {', '.join(PRESETS)}: got {preset!r}")
+    kind = np.dtype(dtype)
+    if kind not in (np.float32, np.float64):
+        raise UsageError(f"dtype must be float32 or float64: got {kind}")
+    if not isinstance(block, Integral) or block < 1:
+        raise UsageError(f"block must be a whole number of steps from 1 on: got {block!r}")
+    try:
+        json.dumps(metadata)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"metadata must be JSON-able: {one_line(error)}") from error
+    return kind
 
 
 def _lay_out(path: Path, header: Header, dtype: np.dtype[Any], block: int) -> None:

@@ -1,0 +1,150 @@
+"""Files of format version 1 are decoded for ever, and what is written today decodes the same.
+
+The values stand here a second time, apart from `golden.make_golden`, so that a change there does
+not change what the files are held against.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from golden import make_golden
+from store_reference import same_bits
+
+from weightcast.store import Dataset, History, Recipe
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module", params=["golden", "written today"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param == "golden":
+        return GOLDEN
+    fresh = tmp_path_factory.mktemp("fresh")
+    make_golden.main(fresh)
+    return fresh
+
+
+@pytest.fixture(scope="module")
+def history(folder: Path) -> History:
+    return History(folder / "history-v1.zarr")
+
+
+@pytest.fixture(scope="module")
+def dataset(folder: Path) -> Dataset:
+    return Dataset(folder / "dataset-v1.zarr")
+
+
+def float32(rows: list[object]) -> np.ndarray:
+    return np.array(rows, dtype=np.float32)
+
+
+def test_header_of_history_v1(history: History) -> None:
+    info = history.info()
+    assert info.parameters == [
+        ("fc.weight", (2, 5), "bfloat16", "weight"),
+        ("fc.bias", (2,), "float32", "bias"),
+    ]
+    assert [(p.name, p.shape, p.offset) for p in history.buffers] == [("bn.running_mean", (2,), 0)]
+    assert info.schedule == "every:1"
+    assert info.preset == "fast"
+    assert info.versions.keys() == {"weightcast", "torch"}
+    assert info.versions["torch"] == "2.13.0"
+    assert info.metadata == {"seed": 7, "note": "golden"}
+    assert info.chunks == (12, 2)
+
+
+def test_steps_and_metric_of_history_v1(history: History) -> None:
+    assert same_bits(history.steps, np.array([0, 1, 2, 4, 8]))
+    assert same_bits(history.times, np.array([0.0, 0.25, 0.5, 1.0, 2.5]))
+    assert history.metrics == ["loss"]
+    steps, values = history.metric("loss")
+    assert same_bits(steps, np.array([1, 2, 8]))
+    assert same_bits(values, np.array([2.5, 1.25, 0.5]))
+
+
+def test_weights_of_history_v1(history: History) -> None:
+    weight = [
+        [[0.5, -1.0, 2.0, 0.25, 3.0], [-0.5, 1.5, -2.5, 0.125, 4.0]],
+        [[0.75, -1.5, 2.25, 0.5, 2.0], [-0.25, 1.0, -2.0, 0.375, 4.5]],
+        [[1.0, -2.0, 2.5625, 0.375, 1.5], [0.25, 0.75, -1.875, 0.3125, 4.8125]],
+        [[1.375, -3.0, 1.875, 0.8125, 0.9375], [0.5, 0.4375, -1.25, 0.9375, 5.5625]],
+        [[1.5, -4.0, 3.0, 1.25, 0.5], [0.75, 0.125, -1.0, 1.0, 6.0]],
+    ]
+    bias = [[0.0, 1.0], [0.5, 1.0], [0.6875, 1.0], [1.1875, 1.0], [1.5, 1.0]]
+    assert same_bits(history["fc.weight"], float32(weight))
+    assert same_bits(history["fc.bias"], float32(bias))
+    for row, step in enumerate([0, 1, 2, 4, 8]):
+        assert same_bits(
+            history.snapshot(step), float32([*weight[row][0], *weight[row][1], *bias[row]])
+        )
+
+
+def test_buffers_of_history_v1(history: History) -> None:
+    expected = {
+        0: [0.0, -0.0],
+        1: [1e-300, 0.1],
+        2: [math.inf, -math.inf],
+        4: [math.nan, 5e-324],
+        8: [1.0, -1.0],
+    }
+    for step, values in expected.items():
+        assert same_bits(history.state(step)["bn.running_mean"], np.array(values))
+
+
+def test_layout_of_history_v1(folder: Path) -> None:
+    """What a reader other than ours relies on: paths, shapes, dtypes and dimension names."""
+    group = zarr.open_group(folder / "history-v1.zarr", mode="r")
+    arrays = {
+        name: (array.shape, str(array.dtype), array.metadata.dimension_names)
+        for name, array in group.members(max_depth=None)
+        if isinstance(array, zarr.Array)
+    }
+    assert arrays == {
+        "weights": ((12, 5), "float32", ("parameter", "step")),
+        "buffers": ((2, 5), "float64", ("buffer", "step")),
+        "step": ((5,), "int64", ("step",)),
+        "time": ((5,), "float64", ("step",)),
+        "metrics/loss/step": ((3,), "int64", ("entry",)),
+        "metrics/loss/value": ((3,), "float64", ("entry",)),
+    }
+
+
+def test_header_of_dataset_v1(dataset: Dataset) -> None:
+    assert dataset.source == "history-v1.zarr"
+    assert dataset.recipe == Recipe(
+        samples=8,
+        context=(1.0, 0.5, 0.0),
+        horizon=2.0,
+        edges=(0.0, 0.5, 0.75, 1.0),
+        shares=(0.5, 0.25, 0.25),
+        seed=4,
+        tolerance=0.01,
+    )
+
+
+def test_samples_of_dataset_v1(dataset: Dataset) -> None:
+    x = [
+        [-2.0, -1.5, -1.0],
+        [2.5625, 2.25, 2.0],
+        [0.25, -0.25, -0.5],
+        [0.4375, 0.75, 1.5],
+        [-1.25, -1.875, -2.5],
+        [0.3125, 0.375, 0.125],
+        [1.1875, 0.6875, 0.0],
+        [1.0, 1.0, 1.0],
+    ]
+    assert same_bits(np.array(dataset.X), float32(x))
+    assert same_bits(
+        np.array(dataset.y), float32([-3.0, 1.875, 0.5, 0.125, -1.0, 0.9375, 1.5, 1.0])
+    )
+    assert same_bits(np.array(dataset.parameter), np.array([1, 2, 5, 6, 7, 8, 10, 11]))
+    assert same_bits(np.array(dataset.step), np.array([2, 2, 2, 4, 4, 2, 4, 4]))
+    assert same_bits(np.array(dataset.stratum), np.array([0, 1, 1, 0, 0, 2, 0, 2], np.int8))
+    assert same_bits(
+        np.array(dataset.variation), float32([1.0, 0.5625, 0.75, 1.0625, 1.25, 0.1875, 1.1875, 0.0])
+    )
