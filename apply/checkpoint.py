@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from weightcast.apply.jumping import jump
@@ -42,6 +41,8 @@ class JumpReport:
         The step it is for.
     weights : int
         Weights replaced.
+    left : int
+        Tensors of the model that the history does not have, left as they were.
     moved : float
         Mean absolute change, in the weights' own units.
     drift : float
@@ -52,6 +53,7 @@ class JumpReport:
     context: list[int]
     target: int
     weights: int
+    left: int
     moved: float
     drift: float
 
@@ -64,6 +66,7 @@ def jump_checkpoint(
     output: str | Path,
     *,
     key: str | None = None,
+    exact: bool = False,
     overwrite: bool = False,
 ) -> JumpReport:
     """Replace a checkpoint's weights by their forecast, made from a history.
@@ -83,6 +86,8 @@ def jump_checkpoint(
     key : str, optional
         Where the checkpoint keeps the model's ``state_dict``. By default the checkpoint is one
         itself, or has it under ``state_dict``, ``model_state_dict``, ``model`` or ``net``.
+    exact : bool
+        Refuse a checkpoint whose weights are not the history's at step t.
     overwrite : bool
         Replace a file that stands at `output`.
 
@@ -95,38 +100,61 @@ def jump_checkpoint(
     StepNotRecordedError
         If a step of the context is not in the history.
     ShapeError
-        If names or shapes of checkpoint and history differ.
+        If names or shapes of checkpoint and history differ; with `exact`, also if weights do.
     FormatError
         If the checkpoint is no such file; it is loaded with ``weights_only=True``.
     NonFiniteError
         If a weight is NaN or infinite.
     """
-    output, forecaster = refuse_existing(output, overwrite=overwrite), forecaster.ready()
+    output = refuse_existing(output, overwrite=overwrite, kind="file")
+    forecaster = forecaster.ready()
+    history.row(step)  # first of all: that the step is there
     steps: list[int] = context_steps(step, forecaster.context_).tolist()
-    if step < 1 or len(set(steps)) != len(steps):
+    if len(set(steps)) != len(steps):
         raise UsageError(f"step {step} is too early to jump: its context would be {steps}")
     rows = [history.snapshot(s) for s in steps]
-    document = _load(Path(checkpoint))
-    state = _state_dict(document, key, checkpoint)
-    targets = dict(_match(history, state, checkpoint))
-    snapshots = [[_piece(history, row, name) for name in targets] for row in rows]
     for s, row in zip(steps, rows, strict=True):
         if not np.isfinite(row).all():
             raise NonFiniteError(
                 f"weights must be finite to be forecast: {history.path} has NaN or infinite ones "
                 f"at step {s}: jump at an earlier step"
             )
+    document, notes = _load(Path(checkpoint))
+    state = _state_dict(document, key, checkpoint)
+    if output.suffix == ".safetensors" and state.keys() != document.keys():
+        raise UsageError(
+            f"a safetensors file holds tensors only, and {checkpoint} has more: give another "
+            f"suffix than that of {output}"
+        )
+    targets = dict(_match(history, state, checkpoint))
+    snapshots = [[_piece(history, row, name) for name in targets] for row in rows]
     now = list(targets.values())
+    drift = _largest(_distance(a, b) for a, b in zip(now, snapshots[0], strict=True))
+    if exact and drift:
+        raise ShapeError(
+            f"{checkpoint} must be of step {step} of {history.path}: its weights differ by up to "
+            f"{drift:.3g}: give that checkpoint, or jump all the same (--any-checkpoint)"
+        )
     forecasts = jump(now, snapshots, forecaster)
-    drift = max(_distance(a, b).max().item() for a, b in zip(now, snapshots[0], strict=True))
     moved = sum(_distance(a, b).sum().item() for a, b in zip(forecasts, snapshots[0], strict=True))
-    for tensor, forecast in zip(now, forecasts, strict=True):
-        tensor.copy_(forecast)
+    with torch.no_grad():
+        for tensor, forecast in zip(now, forecasts, strict=True):
+            tensor.copy_(forecast)
     with replacing(output) as temporary:
-        _save(document, temporary)
+        _save(document, temporary, notes)
     total = history.parameters.size
     target = int(context_steps(step, (forecaster.horizon,))[0])
-    return JumpReport(steps, target, total, moved / total, drift)
+    buffers = {p.name for p in history.buffers}
+    left = sum(
+        _plain_name(n) not in targets and n not in targets | dict.fromkeys(buffers) for n in state
+    )
+    return JumpReport(steps, target, total, left, moved / max(total, 1), drift)
+
+
+def _largest(distances: Iterator[torch.Tensor]) -> float:
+    """Largest of all entries; NaN if any is."""
+    largest = [d.max() for d in distances if d.numel()]
+    return float(torch.stack(largest).max()) if largest else 0.0
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -138,39 +166,49 @@ def _piece(history: History, row: Any, name: str) -> torch.Tensor:
     return torch.from_numpy(row[p.offset : p.stop].reshape(p.shape))
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> tuple[Any, dict[str, str] | None]:
+    """What a file holds, and what a safetensors file says of itself."""
     if not path.is_file():
         raise InputNotFoundError(f"no checkpoint {path}: give a file of torch.save or safetensors")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FormatError(f"{path} is not a checkpoint that can be loaded: {reason}") from error
+            with safe_open(path, framework="pt") as file:
+                return load_file(path), file.metadata()
+        return torch.load(path, map_location="cpu", weights_only=True), None
+    except OSError:
+        raise
+    except Exception as error:  # a file of anything makes the unpickler raise anything
+        raise FormatError(
+            f"{path} is not a checkpoint: it must be a safetensors file, or one of torch.save that "
+            f"loads with weights_only=True ({type(error).__name__})"
+        ) from error
 
 
-def _save(document: Any, path: Path) -> None:
-    if path.suffix == ".safetensors":
-        save_file(document, path)
-    else:
+def _save(document: Any, path: Path, notes: dict[str, str] | None) -> None:
+    if path.suffix != ".safetensors":
         torch.save(document, path)
+        return
+    # its own contiguous copy of each: tied tensors share memory, which the format does not have
+    tensors = {
+        name: t.detach().clone(memory_format=torch.contiguous_format)
+        for name, t in document.items()
+    }
+    save_file(tensors, path, metadata=notes)
 
 
 def _state_dict(document: Any, key: str | None, path: object) -> dict[str, torch.Tensor]:
     if not isinstance(document, dict):
         raise FormatError(f"{path} must hold a dict of tensors: it holds {type(document).__name__}")
-    keys = (
-        [key] if key is not None else [k for k in _USUAL_KEYS if isinstance(document.get(k), dict)]
-    )
-    found = document[keys[0]] if keys and keys[0] in document else document
     if key is not None and key not in document:
         raise UsageError(f"{path} has no key {key!r}: it has {', '.join(map(str, document))}")
-    tensors = {k: v for k, v in found.items() if isinstance(v, torch.Tensor)}
-    if not tensors:
+    usual = [k for k in _USUAL_KEYS if isinstance(document.get(k), dict)]
+    found = document[key] if key is not None else document[usual[0]] if usual else document
+    entries = found if isinstance(found, dict) else {}
+    tensors = {k: v for k, v in entries.items() if isinstance(v, torch.Tensor)}
+    if not tensors or not all(isinstance(name, str) for name in tensors):
         raise FormatError(
-            f"{path} has no tensors where a state_dict is expected: name the place with --key; "
-            f"it has {', '.join(map(str, document))}"
+            f"{path} has no tensors by name where a state_dict is expected: name the place with "
+            f"--key; it has {', '.join(map(str, document))}"
         )
     return tensors
 
@@ -181,7 +219,7 @@ def _match(
     """Pair the history's parameters with the checkpoint's tensors."""
     plain = {_plain_name(name): tensor for name, tensor in state.items()}
     for p in history.parameters:
-        tensor = plain.get(p.name)
+        tensor = state.get(p.name, plain.get(p.name))
         if tensor is None:
             have = ", ".join(list(plain)[:5])
             raise ShapeError(

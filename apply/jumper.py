@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any, Literal, Self
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from weightcast.apply.jumping import jump
 from weightcast.predictor import Forecaster
+from weightcast.recorder.step import StepCounter
 from weightcast.store import ShapeError, UsageError, context_steps
 
 Moments = Literal["keep", "clear"]
@@ -79,6 +81,8 @@ class Jumper:
         *,
         moments: Moments = "keep",
     ) -> None:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise UsageError(f"give a torch optimizer: got a {type(optimizer).__name__}")
         if moments not in ("keep", "clear"):
             raise UsageError(f"moments must be 'keep' or 'clear': got {moments!r}")
         self.optimizer = optimizer
@@ -90,28 +94,27 @@ class Jumper:
             raise UsageError("jump_points must name at least one step: got none")
         self.step = 0
         self.jumped: list[int] = []
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._snapshots: dict[int, list[torch.Tensor]] = {}
+        self._steps = StepCounter()
         self._handles: list[RemovableHandle] = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
 
-    def parameters(self) -> list[torch.Tensor]:
-        """The parameters that jump, in the optimizer's order."""
-        groups = self.optimizer.param_groups
-        return [p for group in groups for p in group["params"] if p.requires_grad]
-
     def needed(self) -> set[int]:
         """Steps whose snapshots the coming jumps need."""
-        coming = [t for t in self.jump_points if t > self.step]
-        return {s for t in coming for s in self._contexts[t]}
+        return self._needed_after(self.step)
+
+    def _needed_after(self, step: int) -> set[int]:
+        return {s for t in self.jump_points if t > step for s in self._contexts[t]}
 
     def memory(self) -> int:
         """Most bytes that snapshots take at any time of the run, known before it starts."""
         steps = sorted({s for context in self._contexts.values() for s in context})
         last_use = {s: max(t for t, c in self._contexts.items() if s in c) for s in steps}
         most = max(sum(s <= now < last_use[s] for s in steps) for now in steps)
-        return most * sum(p.numel() * p.element_size() for p in self.parameters())
+        return most * sum(p.numel() * p.element_size() for p in self._parameters)
 
     def state_dict(self) -> dict[str, Any]:
         """Step count and snapshots, for a checkpoint beside the optimizer's own."""
@@ -122,7 +125,7 @@ class Jumper:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint, at the step where it was saved.
+        """Go on from a checkpoint, at the step where it was saved; on error nothing changes.
 
         Raises
         ------
@@ -131,24 +134,30 @@ class Jumper:
         UsageError
             If a snapshot that a coming jump needs is not in it.
         """
-        parameters = self.parameters()
         for step, kept in state["snapshots"].items():
-            if [v.shape for v in kept] != [p.shape for p in parameters]:
+            if [v.shape for v in kept] != [p.shape for p in self._parameters]:
                 raise ShapeError(
-                    f"the snapshot of step {step} must have the optimizer's {len(parameters)} "
-                    "parameters in their shapes: load the checkpoint of the same model"
+                    f"the snapshot of step {step} must have the optimizer's "
+                    f"{len(self._parameters)} parameters in their shapes: load the checkpoint of "
+                    "the same model"
                 )
-        self.step, self.jumped = int(state["step"]), [int(t) for t in state["jumped"]]
-        self._snapshots = {
-            int(step): [v.to(p.device) for v, p in zip(kept, parameters, strict=True)]
-            for step, kept in state["snapshots"].items()
-        }
-        missing = sorted(s for s in self.needed() if s <= self.step and s not in self._snapshots)
-        if self.step and missing:
+        step = int(state["step"])
+        have = {int(s) for s in state["snapshots"]}
+        missing = sorted(s for s in self._needed_after(step) if s <= step and s not in have)
+        if step and missing:
             raise UsageError(
-                f"jumps after step {self.step} need the snapshots of steps {missing}, which the "
+                f"jumps after step {step} need the snapshots of steps {missing}, which the "
                 "checkpoint does not have: use the jump points it was saved with"
             )
+        self.step, self.jumped = step, [int(t) for t in state["jumped"]]
+        self._snapshots = {
+            int(s): [
+                # a copy: the caller's tensors may be the live ones of another jumper
+                v.detach().to(p.device).clone()
+                for v, p in zip(kept, self._parameters, strict=True)
+            ]
+            for s, kept in state["snapshots"].items()
+        }
 
     def close(self) -> None:
         """Stop counting and jumping; drop the snapshots."""
@@ -162,35 +171,55 @@ class Jumper:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _before(self, *_: Any) -> None:
-        if self.step == 0:
+    def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if self._steps.before(optimizer) and self.step == 0:
             self._keep()
 
-    def _after(self, *_: Any) -> None:
+    def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if not self._steps.after(optimizer):
+            return
         self.step += 1
-        if self.step in self._contexts:
-            self._jump()
-        self._keep()
+        try:
+            if self.step in self._contexts:
+                self._jump()
+        finally:  # a jump that was refused does not spoil the next
+            self._keep()
+
+    def _keep(self) -> None:
+        """Drop the snapshots that no coming jump needs, and take this step's if one does."""
         needed = self.needed()
         for step in [s for s in self._snapshots if s not in needed]:
             del self._snapshots[step]
-
-    def _keep(self) -> None:
-        if self.step in self.needed():
-            self._snapshots[self.step] = [p.detach().clone() for p in self.parameters()]
+        if self.step in needed:
+            self._snapshots[self.step] = [p.detach().clone() for p in self._parameters]
 
     @torch.no_grad()
     def _jump(self) -> None:
-        parameters = self.parameters()
-        kept = self._snapshots | {self.step: [p.detach() for p in parameters]}
-        snapshots = [kept[s] for s in self._contexts[self.step]]
-        torch._foreach_copy_(parameters, jump(parameters, snapshots, self.forecaster))
+        self._require_same_parameters()
+        moving = [i for i, p in enumerate(self._parameters) if p.requires_grad]
+        parameters = [self._parameters[i] for i in moving]
+        kept = self._snapshots | {self.step: self._parameters}
+        snapshots = [[kept[s][i] for i in moving] for s in self._contexts[self.step]]
+        forecasts = jump(parameters, snapshots, self.forecaster)
+        if forecasts:
+            torch._foreach_copy_(parameters, forecasts)
         if self.moments == "clear":
             self.optimizer.state.clear()
         self.jumped.append(self.step)
 
+    def _require_same_parameters(self) -> None:
+        now = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if [id(p) for p in now] != [id(p) for p in self._parameters]:
+            raise ShapeError(
+                f"the optimizer must keep its parameters: it had {len(self._parameters)} when the "
+                f"jumper was made, and has others at step {self.step}: make the jumper after all "
+                "parameter groups are added"
+            )
+
 
 def _context(t: int, fractions: tuple[float, ...]) -> list[int]:
+    if not isinstance(t, Integral):
+        raise UsageError(f"a jump point is a step, a whole number: got {t!r}")
     steps: list[int] = context_steps(t, fractions).tolist()
     if t < 1 or len(set(steps)) != len(steps):
         raise UsageError(

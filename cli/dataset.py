@@ -72,7 +72,7 @@ def dataset(context: click.Context) -> None:
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Number of workers.")
 def build(history: str, output: str, samples: int, **options: Any) -> None:
-    r"""Draw samples from a history, by the paper's recipe.
+    """Draw samples from a history, by the paper's recipe.
 
     Every weight gets random steps t; the candidates are sorted by variation |w(t) - w(0)|, and
     each stratum gives its share. The same options give the same bytes.

@@ -56,7 +56,7 @@ from weightcast.cli.console import (
 def fit(
     dataset: str, output: str, model: str, hold_out: float, seed: int, overwrite: bool, **how: Any
 ) -> None:
-    r"""Fit a forecaster to a dataset, and say how it does on held-out weights.
+    """Fit a forecaster to a dataset, and say how it does on held-out weights.
 
     The training options are those of the Introspection network; the other models need none.
 
@@ -68,7 +68,7 @@ def fit(
     from weightcast.store import Dataset
     from weightcast.store.output import refuse_existing
 
-    refuse_existing(output, overwrite=overwrite)
+    refuse_existing(output, overwrite=overwrite, kind="file", inputs=[dataset])
     samples = Dataset(dataset)
     rest, held = samples.split(hold_out, seed)
     options = how | {"random_state": seed} if model == "introspection" else {}
@@ -104,7 +104,7 @@ def fit(
 )
 @json_option
 def evaluate(forecaster: str, data: str, points: int, tolerance: float, as_json: bool) -> None:
-    r"""Measure a forecaster on a history or a dataset, beside the last value and a straight line.
+    """Measure a forecaster on a history or a dataset, beside the last value and a straight line.
 
     \b
     Example:

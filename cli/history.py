@@ -22,11 +22,15 @@ if TYPE_CHECKING:
     "last recorded step.",
 )
 @click.option(
+    "--allow-gap",
+    is_flag=True,
+    help="With --start-step: go on although scheduled steps before it are missing.",
+)
+@click.option(
     "--schedule",
-    default="every:1",
-    show_default=True,
     help="Steps to record: every:N, log:N (a decade), dense:N (up to), steps:A,B,..., "
-    "jump:A,B,... (what jumps there need), joined by '+'.",
+    "jump:A,B,... (what jumps there need), joined by '+'; by default every:1, or that of the "
+    "history to resume.",
 )
 @click.option("--include", multiple=True, metavar="GLOB", help="Record only these parameters.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Do not record these parameters.")
@@ -47,33 +51,26 @@ if TYPE_CHECKING:
 @click.option("-q", "--quiet", is_flag=True, help="Print no summary.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- SCRIPT [ARGS]...")
 def record(command: tuple[str, ...], output: str, memory: int, quiet: bool, **options: Any) -> int:
-    r"""Run a training script, unchanged, and record its weights.
+    """Run a training script, unchanged, and record its weights.
 
     The script's arguments, output and exit code are its own. '-- -m package.module' runs a module.
+    The model of the first optimizer to step is recorded. A script that resumes must load the
+    checkpoint of the step that the recording goes on from.
 
     \b
     Example:
       weightcast record -o run.zarr --schedule every:10 -- train.py --epochs 3
     """
-    from weightcast.recorder import parse_schedule, record_script
-    from weightcast.recorder.recording import check_output
+    from weightcast.recorder import record_script
 
-    schedule = parse_schedule(options.pop("schedule"))
-    check_output(
-        output,
-        overwrite=options["overwrite"],
-        resume=options["resume"],
-        start_step=options["start_step"],
-    )
     metadata = {"command": list(command)}
-    outcome = record_script(
-        command, output, schedule=schedule, memory=memory << 20, metadata=metadata, **options
-    )
+    outcome = record_script(command, output, memory=memory << 20, metadata=metadata, **options)
+    name = " ".join(command[:2]) if command[0] == "-m" else command[0]
     if outcome.failure:
-        click.echo(f"weightcast: {command[0]} stopped early: {outcome.failure}", err=True)
+        click.echo(f"weightcast: {name} stopped early: {outcome.failure}", err=True)
     if outcome.summary is None:
         click.echo(
-            f"weightcast: {command[0]} took no torch optimizer step, so nothing was recorded: "
+            f"weightcast: {name} took no torch optimizer step, so nothing was recorded: "
             "does it train in this process?",
             err=True,
         )
@@ -93,7 +90,7 @@ def record(command: tuple[str, ...], output: str, memory: int, quiet: bool, **op
 @click.argument("path", type=click.Path())
 @json_option
 def info(path: str, as_json: bool) -> None:
-    r"""Show what a history (or a dataset) holds.
+    """Show what a history (or a dataset) holds.
 
     \b
     Example:
@@ -118,10 +115,11 @@ def _show_history(history: History, as_json: bool) -> None:
         return
     rows = [(name, kind, str(list(shape)), dtype) for name, shape, dtype, kind in facts.parameters]
     print_table(("parameter", "kind", "shape", "dtype"), rows)
+    span = f", from {facts.first_step} to {facts.last_step}" if facts.recorded else ""
     lines = {
         "weights": f"{facts.weights:,}",
         "buffers": f"{history.buffers.size:,}",
-        "steps": f"{facts.recorded:,} recorded, from {facts.first_step} to {facts.last_step}",
+        "steps": f"{facts.recorded:,} recorded{span}",
         "schedule": facts.schedule,
         "metrics": ", ".join(facts.metrics) or "none",
         "size": f"{megabytes(facts.stored_bytes)} on disk, {megabytes(facts.raw_bytes)} of numbers",
@@ -129,14 +127,22 @@ def _show_history(history: History, as_json: bool) -> None:
         "codec": f"{facts.preset}, chunks of {facts.chunks[0]} weights x {facts.chunks[1]} steps",
         "written by": ", ".join(f"{name} {number}" for name, number in facts.versions.items()),
     }
-    for name, value in (lines | facts.metadata).items():
+    for name, value in lines.items():
         click.echo(f"{name:12}{value}")
+    for name, value in facts.metadata.items():
+        click.echo(f"metadata    {json.dumps(name)}: {json.dumps(value)}")
 
 
 def _show_dataset(dataset: Dataset, as_json: bool) -> None:
     import json
 
-    facts = {"source": dataset.source, **dataset.recipe.to_json()}
+    facts = {
+        "source": dataset.source,
+        **dataset.recipe.to_json(),
+        "t": [int(dataset.step.min()), int(dataset.step.max())],
+        "strata": dataset.recipe.counts(),
+        "bytes": sum(f.stat().st_size for f in dataset.path.rglob("*") if f.is_file()),
+    }
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return

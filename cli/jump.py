@@ -9,10 +9,15 @@ from weightcast.cli.console import output_option
 
 @click.command()
 @click.option("--history", required=True, type=click.Path(), help="History of the run.")
-@click.option("--step", required=True, type=int, help="Jump point t.")
+@click.option("--step", required=True, type=click.IntRange(0, 2**62), help="Jump point t.")
 @click.option("--forecaster", required=True, type=click.Path(), help="Forecaster file.")
 @click.option("--checkpoint", required=True, type=click.Path(), help="Checkpoint at step t.")
 @click.option("--key", help="Where the checkpoint keeps the model's state_dict.")
+@click.option(
+    "--any-checkpoint",
+    is_flag=True,
+    help="Jump also if the checkpoint's weights are not those of step t in the history.",
+)
 @output_option("Checkpoint to write.")
 def jump(
     history: str,
@@ -20,10 +25,11 @@ def jump(
     forecaster: str,
     checkpoint: str,
     key: str | None,
+    any_checkpoint: bool,
     output: str,
     overwrite: bool,
 ) -> None:
-    r"""Replace a checkpoint's weights by their forecast.
+    """Replace a checkpoint's weights by their forecast.
 
     Everything else in the checkpoint stays as it is. Checkpoints are files of torch.save (loaded
     with weights_only) or, by their suffix, safetensors.
@@ -44,6 +50,7 @@ def jump(
         checkpoint,
         output,
         key=key,
+        exact=not any_checkpoint,
         overwrite=overwrite,
     )
     if report.drift:
@@ -57,3 +64,5 @@ def jump(
         f"steps {', '.join(map(str, report.context))} to the forecast for step {report.target}: "
         f"{output}"
     )
+    if report.left:
+        click.echo(f"{report.left} tensors that the history does not have stay as they were")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -28,6 +29,11 @@ class Untrained(Forecaster):
     ) -> None:
         self.context = context
         self.horizon = horizon
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True  # it does not learn from y
+        return tags
 
     def ready(self) -> Self:
         """Return the forecaster, fitted."""
@@ -56,8 +62,8 @@ class LastValue(Untrained):
     array([3.], dtype=float32)
     """
 
-    def _values(self, context: torch.Tensor) -> torch.Tensor:
-        return context[0]
+    def _kernel(self, like: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda context: context[0]
 
 
 class LinearFit(Untrained):
@@ -83,9 +89,10 @@ class LinearFit(Untrained):
     array([4.], dtype=float32)
     """
 
-    def _values(self, context: torch.Tensor) -> torch.Tensor:
+    def _kernel(self, like: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         fractions = np.asarray(self.context_)
         centred = fractions - fractions.mean()
         slope = centred / max(float(centred @ centred), np.finfo(np.float64).tiny)
         combination = 1 / len(fractions) + (self.horizon - fractions.mean()) * slope
-        return context.new_tensor(combination) @ context  # [F] @ [F, n]
+        row = like.new_tensor(combination)
+        return lambda context: row @ context  # [F] @ [F, n]

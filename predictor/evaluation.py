@@ -12,7 +12,15 @@ import torch
 
 from weightcast.predictor.baselines import LastValue, LinearFit
 from weightcast.predictor.forecaster import Forecaster
-from weightcast.store import Dataset, History, NonFiniteError, Recipe, ShapeError, admissible
+from weightcast.store import (
+    Dataset,
+    History,
+    NonFiniteError,
+    Recipe,
+    ShapeError,
+    UsageError,
+    admissible,
+)
 
 Float = npt.NDArray[np.floating[Any]]
 
@@ -60,6 +68,7 @@ def errors(forecaster: Forecaster, context: Float, truth: Float, group: str = "a
     group : str
         Name of the result.
     """
+    forecaster = forecaster.ready()
     values, target = torch.tensor(context), torch.tensor(truth)
     simple = [model(forecaster.context_, forecaster.horizon) for model in (LastValue, LinearFit)]
     rivals = [forecaster, *(model.ready() for model in simple)]
@@ -102,6 +111,9 @@ def evaluate_history(
     NonFiniteError
         If a weight is NaN or infinite.
     """
+    forecaster = forecaster.ready()
+    if points < 1:
+        raise UsageError(f"points must be at least 1: got {points}")
     recipe = Recipe(1, forecaster.context_, forecaster.horizon, tolerance=tolerance)
     t, rows = admissible(history.steps, recipe)
     chosen = np.unique(np.linspace(0, len(t) - 1, min(points, len(t))).round().astype(int))
@@ -141,6 +153,7 @@ def evaluate_dataset(
     ShapeError
         If the dataset was drawn for another context or horizon.
     """
+    forecaster = forecaster.ready()
     mine = (forecaster.context_, forecaster.horizon)
     theirs = (dataset.recipe.context, dataset.recipe.horizon)
     if mine != theirs:

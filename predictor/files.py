@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -15,6 +16,8 @@ from weightcast.predictor.forecaster import Forecaster
 from weightcast.predictor.introspection import Introspection
 from weightcast.store import FormatError, InputNotFoundError, UsageError
 from weightcast.store.output import refuse_existing, replacing
+from weightcast.store.reading import DAMAGE, one_line
+from weightcast.store.recipe import check_context
 
 FORECASTER_VERSION = 1
 MODELS: dict[str, type[Forecaster]] = {
@@ -61,7 +64,7 @@ def save(
     >>> load(save(LinearFit(), tempfile.mkdtemp() + "/line.safetensors"))
     LinearFit()
     """
-    path = refuse_existing(path, overwrite=overwrite)
+    path = refuse_existing(path, overwrite=overwrite, kind="file")
     names = [name for name, model in MODELS.items() if type(forecaster) is model]
     if not names:
         known = ", ".join(model.__name__ for model in MODELS.values())
@@ -69,14 +72,25 @@ def save(
     header = {
         "format": FORECASTER_VERSION,
         "model": names[0],
-        "parameters": forecaster.get_params(),
+        "parameters": {name: _plain(v) for name, v in forecaster.get_params().items()},
         "context": forecaster.ready().context_,
         "versions": {"weightcast": importlib.metadata.version("weightcast")},
         "card": card or {},
     }
+    try:
+        text = json.dumps(header)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"a forecaster's card must be JSON-able: {one_line(error)}") from error
     with replacing(path) as temporary:
-        save_file(forecaster.tensors(), temporary, metadata={"weightcast": json.dumps(header)})
+        save_file(forecaster.tensors(), temporary, metadata={"weightcast": text})
     return path
+
+
+def _plain(value: Any) -> Any:
+    """An option as JSON has it; a random generator cannot be kept, its result can."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return None if isinstance(value, np.random.RandomState) else value
 
 
 def load(path: str | Path) -> Forecaster:
@@ -111,8 +125,10 @@ def load_with_card(path: str | Path) -> tuple[Forecaster, dict[str, Any]]:
         forecaster = _build(header)
         forecaster.load_tensors(tensors)
         return forecaster, dict(header.get("card", {}))
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{path} is not a forecaster this weightcast reads: {error}") from error
+    except DAMAGE as error:
+        raise FormatError(
+            f"{path} is not a forecaster this weightcast reads: {one_line(error)}"
+        ) from error
 
 
 def _build(header: Any) -> Forecaster:
@@ -126,6 +142,13 @@ def _build(header: Any) -> Forecaster:
         for key, value in header["parameters"].items()
     }
     forecaster = MODELS[name](**parameters)
-    forecaster.context_ = tuple(float(f) for f in header["context"])
-    forecaster.n_features_in_ = len(forecaster.context_)
+    forecaster.check_options()
+    context = header["context"]
+    if not isinstance(context, list) or not all(type(f) in (int, float) for f in context):
+        raise FormatError(f"its context is {context!r}")
+    check_context(tuple(context))
+    if forecaster.fractions(len(context)) != tuple(context):
+        raise FormatError(f"its context is {context!r}, but {forecaster.context} in its options")
+    forecaster.context_ = tuple(float(f) for f in context)
+    forecaster.n_features_in_ = len(context)
     return forecaster

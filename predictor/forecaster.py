@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -12,10 +13,12 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from weightcast.store import ShapeError
-from weightcast.store.recipe import PAPER_CONTEXT
+from weightcast.store.recipe import PAPER_CONTEXT, check_context
 
-# Weights forecast at once on a CPU: 40 hidden units x 4096 x 4 bytes stay in a core's cache.
+# Weights forecast at once. On a CPU, 40 hidden units x 4096 x 4 bytes stay in a core's cache; on
+# other devices a block bounds the memory, at 40 x 1 M x 4 bytes.
 BLOCK = 4096
+DEVICE_BLOCK = 1 << 20
 
 
 class Forecaster(RegressorMixin, BaseEstimator):
@@ -23,7 +26,7 @@ class Forecaster(RegressorMixin, BaseEstimator):
 
     A scikit-learn regressor on X [N, F], one past value a column, and y [N]; and `forecast`, in
     torch, on whole snapshots. Subclasses set `context` and `horizon` in ``__init__`` and implement
-    `_learn` and `_values`.
+    `_learn` and `_kernel`.
 
     Attributes
     ----------
@@ -64,10 +67,13 @@ class Forecaster(RegressorMixin, BaseEstimator):
         ------
         ShapeError
             If `context` does not have F entries.
+        UsageError
+            If an option breaks its rule.
         ValueError
             If X or y is not finite, or not of these shapes.
         """
         checked: Any = validate_data(self, X, y, dtype=[np.float32, np.float64], y_numeric=True)
+        self.check_options()
         self.context_ = self.fractions(self.n_features_in_)
         self._learn(*checked, **options)
         return self
@@ -114,11 +120,13 @@ class Forecaster(RegressorMixin, BaseEstimator):
             )
         if context.dtype != torch.float64:
             context = context.float()
-        if context.device.type != "cpu":
-            return self._values(context)
+        device = context.device.type
+        block = BLOCK if device == "cpu" else DEVICE_BLOCK
         forecast = torch.empty_like(context[0])
-        for rows, out in zip(context.split(BLOCK, dim=1), forecast.split(BLOCK), strict=True):
-            out.copy_(self._values(rows))
+        with torch.autocast(device, enabled=False):  # half precision would lose what weights moved
+            values = self._kernel(context)
+            for rows, out in zip(context.split(block, dim=1), forecast.split(block), strict=True):
+                out.copy_(values(rows))
         return forecast
 
     def ready(self) -> Self:
@@ -156,8 +164,18 @@ class Forecaster(RegressorMixin, BaseEstimator):
         """Learn from validated arrays; learned names end in an underscore."""
 
     @abstractmethod
-    def _values(self, context: torch.Tensor) -> torch.Tensor:
-        """Forecast [F, n] -> [n], on the device and in the dtype of `context`."""
+    def _kernel(self, like: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        """A function [F, n] -> [n], for tensors of the device and dtype of `like`."""
+
+    def check_options(self) -> None:
+        """Check the options that ``__init__`` stored.
+
+        Raises
+        ------
+        UsageError
+            If one breaks its rule.
+        """
+        check_context((1.0,) if self.context is None else tuple(self.context), self.horizon)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What was learned, by name, for a file."""

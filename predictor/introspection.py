@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from torch import nn
 
 from weightcast.predictor.forecaster import Forecaster
 from weightcast.predictor.threads import one_thread
-from weightcast.store import FormatError
+from weightcast.store import FormatError, UsageError
 from weightcast.store.recipe import PAPER_HORIZON
 
 _BATCHES_AT_ONCE = 500  # gathered from the memory-mapped samples in one read
@@ -95,14 +98,19 @@ class Introspection(Forecaster):
         **options: Any,
     ) -> None:
         """Train on X, y; `rows` are those to draw batches from, all of them by default."""
+        if rows is not None and not len(rows):
+            raise UsageError("there must be samples to learn from: got no rows")
         random = check_random_state(self.random_state)
-        with torch.random.fork_rng(devices=[]):
+        with _plain_torch(), one_thread():
             torch.manual_seed(int(random.randint(2**31)))
             network = nn.Sequential(
                 nn.Linear(X.shape[1], self.hidden), nn.ReLU(), nn.Linear(self.hidden, 1)
             )
-        with one_thread():
             self.training_error_ = self._train(network, X, y, rows, random, progress)
+        if not all(p.isfinite().all() for p in network.parameters()):
+            raise UsageError(
+                f"training diverged at learning_rate {self.learning_rate:g}: choose a smaller one"
+            )
         first, last = (layer.state_dict() for layer in (network[0], network[2]))
         self.hidden_weight_ = first["weight"].numpy()
         self.hidden_bias_ = first["bias"].numpy()
@@ -139,13 +147,30 @@ class Introspection(Forecaster):
         last_tenth = losses[-max(len(losses) // 10, 1) :]
         return float(torch.stack(last_tenth).mean()) / self.scale
 
-    def _values(self, context: torch.Tensor) -> torch.Tensor:
+    def _kernel(self, like: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         # The scale is folded into the small matrices, so that the snapshots are read once.
-        first = context.new_tensor(self.hidden_weight_) * self.scale  # [H, F]
-        bias = context.new_tensor(self.hidden_bias_)[:, None]  # [H, 1]
-        last = context.new_tensor(self.output_weight_) / self.scale  # [H]
-        hidden = torch.addmm(bias, first, context).relu_()  # [H, n]
-        return last @ hidden + float(self.output_bias_) / self.scale  # [n]
+        first = like.new_tensor(self.hidden_weight_) * self.scale  # [H, F]
+        bias = like.new_tensor(self.hidden_bias_)[:, None]  # [H, 1]
+        last = like.new_tensor(self.output_weight_) / self.scale  # [H]
+        shift = float(self.output_bias_) / self.scale
+
+        def values(context: torch.Tensor) -> torch.Tensor:
+            hidden = torch.addmm(bias, first, context).relu_()  # [H, n]
+            return last @ hidden + shift  # [n]
+
+        return values
+
+    def check_options(self) -> None:
+        """Check the options; see `Forecaster.check_options`."""
+        super().check_options()
+        for name in ("hidden", "decay_every", "batch_size", "steps"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < 1:
+                raise UsageError(f"{name} must be a whole number from 1 on: got {value!r}")
+        for name in ("scale", "learning_rate", "decay"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 < value < math.inf:
+                raise UsageError(f"{name} must be a number above 0: got {value!r}")
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What was learned, by name, for a file."""
@@ -174,3 +199,21 @@ class Introspection(Forecaster):
             "output_weight_": (self.hidden,),
             "output_bias_": (),
         }
+
+
+@contextmanager
+def _plain_torch() -> Iterator[None]:
+    """Torch as it is when a process starts, whatever the caller has set; its state comes back."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.device("cpu"),
+            torch.autocast("cpu", enabled=False),
+            torch.random.fork_rng(devices=[]),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)

@@ -30,7 +30,8 @@ class Block:
         row_bytes = sum(t.size * d.itemsize for t, d in zip(tables, dtypes, strict=True))
         self.length = block_length(row_bytes, memory)
         self.weights, self.buffers = (
-            torch.empty(self.length, t.size, dtype=d) for t, d in zip(tables, dtypes, strict=True)
+            torch.empty(self.length, t.size, dtype=d, device="cpu")
+            for t, d in zip(tables, dtypes, strict=True)
         )
         # Views of every row in the tensors' shapes, made once: a copy is then one call.
         self._views = [

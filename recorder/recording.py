@@ -24,7 +24,14 @@ from torch.utils.hooks import RemovableHandle
 from weightcast.recorder.block import Block
 from weightcast.recorder.schedule import Schedule, parse_schedule
 from weightcast.recorder.selection import Selection, select
-from weightcast.store import History, HistoryWriter, RecordingError, UsageError
+from weightcast.recorder.step import StepCounter
+from weightcast.store import (
+    History,
+    HistoryWriter,
+    InputNotFoundError,
+    RecordingError,
+    UsageError,
+)
 from weightcast.store.layout import metric_path
 from weightcast.store.output import refuse_existing
 
@@ -34,7 +41,7 @@ FLUSH_SECONDS = 30.0  # a killed run loses no more than this, or one block
 
 @dataclass(frozen=True)
 class RecordingSummary:
-    """What a recording gave: rows recorded, the last step counted, bytes, and seconds spent."""
+    """What a recording gave: snapshots in the history, steps counted, bytes, seconds spent."""
 
     path: str
     recorded: int
@@ -47,8 +54,8 @@ class RecordingSummary:
         ratio = self.raw_bytes / max(self.stored_bytes, 1)
         return (
             f"recorded {self.recorded:,} snapshots of {self.steps:,} steps in {self.path}: "
-            f"{self.stored_bytes / 1e6:.1f} MB, {ratio:.2f} times smaller than the numbers, "
-            f"{self.seconds:.1f} s spent recording"
+            f"{self.stored_bytes / 1e6:.2f} MB for {self.raw_bytes / 1e6:.2f} MB of numbers (ratio "
+            f"{ratio:.2f}), {self.seconds:.1f} s spent recording"
         )
 
 
@@ -64,9 +71,10 @@ class Recorder:
         What to record: parameters, and the buffers that its ``state_dict`` keeps.
     path : str or Path
         Folder of the history.
-    schedule : str or Schedule
+    schedule : str or Schedule, optional
         Which steps, such as ``"every:10"``; see `parse_schedule`. Step 0, the weights before the
-        first optimizer step, is always recorded.
+        first optimizer step, is always recorded. By default every step, or the schedule of the
+        history to resume.
     include, exclude : sequence of str
         Globs over qualified parameter names.
     preset : {"fast", "compact"}
@@ -81,8 +89,10 @@ class Recorder:
         Continue the history at `path` after its last committed step.
     start_step : int, optional
         With `resume`: the step of the checkpoint that training goes on from. By default the last
-        recorded step. Steps that the history already has are not recorded again; steps between the
-        last recorded one and a later start are not there.
+        recorded step. Steps that the history already has are not recorded again.
+    allow_gap : bool
+        With a `start_step` after the last recorded step: go on although scheduled steps between
+        them are missing.
 
     Raises
     ------
@@ -112,7 +122,7 @@ class Recorder:
         self,
         model: nn.Module | Selection,
         path: str | Path,
-        schedule: str | Schedule = "every:1",
+        schedule: str | Schedule | None = None,
         *,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
@@ -122,14 +132,24 @@ class Recorder:
         overwrite: bool = False,
         resume: bool = False,
         start_step: int | None = None,
+        allow_gap: bool = False,
     ) -> None:
         check_output(path, overwrite=overwrite, resume=resume, start_step=start_step)
+        path = Path(path).absolute()  # the run may change its folder
+        going_on = resume and path.exists()
+        if schedule is None:
+            known = History(path).header.schedule if going_on else ""
+            schedule = known.rpartition(" ")[2] or "every:1"  # the latest, of several resumed ones
         self.schedule = parse_schedule(schedule) if isinstance(schedule, str) else schedule
         self.selection = model if isinstance(model, Selection) else select(model, include, exclude)
         self._block = Block(self.selection, memory)
-        if resume and Path(path).exists():
+        if going_on:
+            history = History(path)
+            self.step = resume_at(history, self.selection, self._block, start_step)
+            if not allow_gap:
+                refuse_gap(history, self.schedule, self.step)
             self._writer = HistoryWriter.open(path)
-            self.step = resume_at(History(path), self.selection, self._block, start_step)
+            self._writer.add_schedule(str(self.schedule), self.step)
         else:
             self._writer = self._create(path, preset, metadata, overwrite)
             self.step = 0
@@ -137,7 +157,8 @@ class Recorder:
         self._metrics: dict[str, list[tuple[int, float]]] = {}
         self._handles: list[RemovableHandle] = []
         self._begin = time.perf_counter() - self._last_time()
-        self._flushed = -FLUSH_SECONDS  # so that step 0 is committed with the first step counted
+        self._flushed = float("-inf")  # so that step 0 is committed with the first step counted
+        self._steps = StepCounter()
         self._seconds = 0.0
         self._closed = False
         if self._known is None:
@@ -151,18 +172,19 @@ class Recorder:
         RecordingError
             If the recorder is closed.
         """
-        if self._closed:
-            raise RecordingError(f"the recorder of {self._writer.path} is closed: make a new one")
+        self._require_open()
         begin = time.perf_counter()
         self.step += 1
         if self._known is not None and self.step <= self._known:
             if self.step == self._known:
                 self._warn_of_another_run()
             return
-        if self._room() == 0 or begin - self._flushed > FLUSH_SECONDS:
+        if begin - self._flushed > FLUSH_SECONDS:
             self._flush()
         if self.step in self.schedule:
             self._block.copy(self.step, begin - self._begin)
+            if not self._room():
+                self._flush()
         self._seconds += time.perf_counter() - begin
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Self:
@@ -171,14 +193,16 @@ class Recorder:
         Step 0 is taken again right before the optimizer's first step, in case the weights were
         loaded or initialised after the recorder was made.
         """
+        self._require_open()
 
-        def before(*_: Any) -> None:
-            if self.step == 0 and self._writer.last_step is None:
+        def before(stepping: torch.optim.Optimizer, *_: Any) -> None:
+            if self._steps.before(stepping) and self.step == 0 and self._writer.last_step is None:
                 self._block.rows = 0
                 self._block.copy(0, 0.0)
 
-        def after(*_: Any) -> None:
-            self()
+        def after(stepping: torch.optim.Optimizer, *_: Any) -> None:
+            if self._steps.after(stepping):
+                self()
 
         self._handles.append(optimizer.register_step_pre_hook(before))
         self._handles.append(optimizer.register_step_post_hook(after))
@@ -186,11 +210,13 @@ class Recorder:
 
     def log(self, **metrics: float) -> None:
         """Record metrics of the current step, such as ``recorder.log(loss=loss.item())``."""
+        self._require_open()
         if self._known is not None and self.step <= self._known:
             return
         for name, value in metrics.items():
             metric_path(name)  # refuses a name that cannot be kept, here and not at the next flush
-            self._metrics.setdefault(name, []).append((self.step, float(value)))
+            number = float(value.detach() if isinstance(value, torch.Tensor) else value)
+            self._metrics.setdefault(name, []).append((self.step, number))
 
     def close(self) -> None:
         """Write what is still in memory and stop counting. Closing again does nothing."""
@@ -198,7 +224,9 @@ class Recorder:
             return
         for handle in self._handles:
             handle.remove()
+        begin = time.perf_counter()
         self._flush()
+        self._seconds += time.perf_counter() - begin
         self._closed = True
 
     def summary(self) -> RecordingSummary:
@@ -223,6 +251,10 @@ class Recorder:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise RecordingError(f"the recorder of {self._writer.path} is closed: make a new one")
 
     def _room(self) -> int:
         """Rows that the block can still take, so that blocks end where chunks end."""
@@ -287,7 +319,15 @@ def resume_at(history: History, selection: Selection, block: Block, start_step: 
     selection.buffer_table().require_same(
         history.buffers, "the model's buffers", f"{theirs}'s buffers"
     )
+    stored = np.dtype(str(selection.stored_dtype).removeprefix("torch."))
+    if stored != history.weights.dtype:
+        raise RecordingError(
+            f"a resumed run must keep its precision: the model needs {stored}, {theirs} holds "
+            f"{history.weights.dtype}: record it anew"
+        )
     if not len(history):
+        if start_step:
+            raise RecordingError(f"{theirs} has no steps yet to start from at {start_step}")
         return 0
     last = int(history.steps[-1])
     start = last if start_step is None else start_step
@@ -304,6 +344,18 @@ def resume_at(history: History, selection: Selection, block: Block, start_step: 
     return start
 
 
+def refuse_gap(history: History, schedule: Schedule, start: int) -> None:
+    """Refuse to go on at a step before which the schedule has steps that the history lacks."""
+    last = int(history.steps[-1]) if len(history) else start
+    missing = [step for step in range(last + 1, start + 1) if step in schedule]
+    if missing:
+        raise RecordingError(
+            f"a resumed recording must not leave a gap: start step {start}, but the last recorded "
+            f"step of {history.path} is {last} and {schedule} has {missing[0]}: start from an "
+            "earlier checkpoint, or allow the gap (--allow-gap, allow_gap=True)"
+        )
+
+
 def check_output(
     path: str | Path, *, overwrite: bool, resume: bool, start_step: int | None = None
 ) -> None:
@@ -315,5 +367,7 @@ def check_output(
     if not resume:
         hint = ", or continue it with --resume"
         refuse_existing(path, overwrite=overwrite, kind="history", hint=hint)
-    elif start_step is not None or Path(path).exists():
+    elif Path(path).exists():
         History(path)
+    elif start_step is not None:
+        raise InputNotFoundError(f"start step {start_step} needs a history to resume: no {path}")

@@ -16,7 +16,7 @@ Step 0, the weights before the first optimizer step, is recorded by every schedu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -113,6 +113,7 @@ class Steps:
     steps: frozenset[int]
 
     def __post_init__(self) -> None:
+        _not_empty("steps", self.steps)
         for step in self.steps:
             _at_least_one("steps", step)
 
@@ -150,6 +151,7 @@ class Jump:
 
     def __post_init__(self) -> None:
         check_context(self.context)
+        _not_empty("jump", self.points)
         for point in self.points:
             _at_least_one("jump", point)
         needed = context_steps(self.points, self.context).ravel().tolist()
@@ -170,6 +172,9 @@ class Union:
     """Any of several schedules."""
 
     parts: tuple[Schedule, ...]
+
+    def __post_init__(self) -> None:
+        _not_empty("+", self.parts)
 
     def __contains__(self, step: int) -> bool:
         return any(step in part for part in self.parts)
@@ -214,13 +219,13 @@ jump:A,B,..., joined by '+': got 'weekly'
 
 def _parse_term(term: str, text: str) -> Schedule:
     name, _, rest = term.partition(":")
-    rest, _, context = rest.partition("@")
+    rest, at, context = rest.partition("@")
     try:
         numbers = [int(n) for n in rest.split(",")]
         if name == "jump":
-            fractions = [float(f) for f in context.split(",")] if context else PAPER_CONTEXT
+            fractions = [float(f) for f in context.split(",")] if at else PAPER_CONTEXT
             return Jump(tuple(numbers), tuple(fractions))
-        parser = _PARSERS[name if not context else ""]
+        parser = _PARSERS[name if not at else ""]
     except (KeyError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
@@ -235,6 +240,11 @@ def _one(name: str, numbers: list[int]) -> int:
     if len(numbers) != 1:
         raise UsageError(f"schedule {name!r} takes one number: got {numbers}")
     return numbers[0]
+
+
+def _not_empty(name: str, values: Collection[object]) -> None:
+    if not values:
+        raise UsageError(f"schedule {name!r} needs at least one entry: got none")
 
 
 def _at_least_one(name: str, number: int) -> None:

@@ -6,12 +6,16 @@ step; at the first one the script's model is found among the live objects.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+import importlib.util
+import re
 import runpy
 import signal
 import sys
 import threading
 import traceback
+import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +27,13 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from weightcast.recorder.recording import Recorder, RecordingSummary
+from weightcast.recorder.recording import Recorder, RecordingSummary, check_output
+from weightcast.recorder.schedule import parse_schedule
 from weightcast.recorder.selection import select_from_optimizer
+from weightcast.recorder.step import StepCounter
 from weightcast.store import InputNotFoundError, UsageError, WeightcastError
+from weightcast.store.layout import check_preset
+from weightcast.store.output import check_writable
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,23 @@ class ScriptRecorder:
         exclude: Sequence[str] = (),
         **options: Any,
     ) -> None:
-        self.path = path
+        self.path = Path(path).absolute()  # the script may change its folder
+        check_output(
+            path,
+            overwrite=options.get("overwrite", False),
+            resume=options.get("resume", False),
+            start_step=options.get("start_step"),
+        )
+        if isinstance(options.get("schedule"), str):
+            options["schedule"] = parse_schedule(options["schedule"])
+        check_preset(options.get("preset", "fast"))
+        check_writable(self.path)
         self.recorder: Recorder | None = None
         self.others = 0
         self._globs = (include, exclude)
         self._options = options
         self._optimizer: torch.optim.Optimizer | None = None
+        self._steps = StepCounter()
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -98,11 +117,13 @@ class ScriptRecorder:
             selection = select_from_optimizer(optimizer, *self._globs)
             self.recorder = Recorder(selection, self.path, **self._options)
             self._optimizer = optimizer
+        if optimizer is self._optimizer:
+            self._steps.before(optimizer)
 
     def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if optimizer is not self._optimizer:
             self.others += 1
-        elif self.recorder is not None:
+        elif self._steps.after(optimizer) and self.recorder is not None:
             self.recorder()
 
 
@@ -168,24 +189,58 @@ def script_runner(argv: Sequence[str]) -> Callable[[], object]:
     if not argv or list(argv) == ["-m"]:
         raise UsageError("give a training script after '--', such as: -- train.py --epochs 3")
     if argv[0] == "-m":
-        return lambda: _run_as_main(runpy.run_module, argv[1], argv[1:], str(Path.cwd()))
-    script = Path(argv[0])
-    if not script.exists():
-        advice = "give the script itself, without the interpreter"
-        named = script.name.startswith("python")
-        raise InputNotFoundError(f"no script {argv[0]!r}: {advice if named else 'check the path'}")
-    return lambda: _run_as_main(runpy.run_path, str(script), argv, str(script.resolve().parent))
+        folder = str(Path.cwd())
+        _require_module(argv[1], folder)
+        return lambda: _run_as_main(_run_module, argv[1], argv[1:], folder)
+    script = Path(argv[0]).absolute()
+    if re.fullmatch(r"python[0-9.]*", script.name):
+        raise UsageError(f"give the script itself, without the interpreter: got {argv[0]!r}")
+    if not script.is_file():
+        raise InputNotFoundError(f"no script {argv[0]!r}: check the path")
+    return lambda: _run_as_main(_run_file, str(script), argv, str(script.resolve().parent))
 
 
-def _run_as_main(run: Callable[..., Any], target: str, argv: Sequence[str], folder: str) -> None:
+def _require_module(name: str, folder: str) -> None:
+    kept = sys.path[:]
+    sys.path[:] = [folder, *sys.path[1:]]
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        found = None
+    finally:
+        sys.path[:] = kept
+    if found is None:
+        raise InputNotFoundError(f"no module {name!r}: check its name, and the folder you are in")
+
+
+def _run_as_main(
+    run: Callable[[str], object], target: str, argv: Sequence[str], folder: str
+) -> None:
     """Run a file or module with the argv and sys.path[0] that Python itself would give it."""
-    extra = {"alter_sys": True} if run is runpy.run_module else {}
     kept = sys.argv, sys.path[:]
     sys.argv, sys.path[:] = list(argv), [folder, *sys.path[1:]]
     try:
-        run(target, run_name="__main__", **extra)
+        run(target)
     finally:
         sys.argv, sys.path[:] = kept
+
+
+def _run_module(name: str) -> None:
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def _run_file(path: str) -> None:
+    """Run a file as Python would: `runpy.run_path` would make ``sys.argv[0]`` the full path."""
+    main = types.ModuleType("__main__")
+    main.__file__ = path
+    main.__dict__["__builtins__"] = builtins
+    code = compile(Path(path).read_bytes(), path, "exec", dont_inherit=True)
+    kept = sys.modules["__main__"]
+    sys.modules["__main__"] = main  # where pickle and spawned workers look for its functions
+    try:
+        exec(code, main.__dict__)  # noqa: S102 - to run the user's script is what we are asked for
+    finally:
+        sys.modules["__main__"] = kept
 
 
 def _exit_code(run: Callable[[], object]) -> tuple[int, str]:
@@ -212,7 +267,12 @@ def _own_frames(error: BaseException) -> Any:
     frame = error.__traceback__
     while frame is not None:
         file = frame.tb_frame.f_code.co_filename
-        if file != __file__ and "runpy" not in file:
+        if file not in (
+            __file__,
+            runpy.__file__,
+            "<frozen runpy>",
+            "<frozen importlib._bootstrap>",
+        ):
             return frame
         frame = frame.tb_next
-    return error.__traceback__
+    return None

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from weightcast.store import ParameterTable, RecordingError, UsageError
 from weightcast.store.parameters import Kind, matches
@@ -100,6 +101,8 @@ def select(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str]
     >>> [(p.name, p.kind) for p in selection.parameter_table()]
     [('0.weight', 'weight'), ('0.bias', 'bias'), ('1.weight', 'norm'), ('1.bias', 'norm')]
     """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"give a torch.nn.Module to record: got a {type(model).__name__}")
     model = unwrap(model)
     kept = {name for name, _ in model.named_parameters() if matches(name, include, exclude)}
     parameters = {name: p for name, p in model.named_parameters() if name in kept}
@@ -138,6 +141,11 @@ def _require_storable(
     parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor]
 ) -> None:
     for name, p in parameters.items():
+        if isinstance(p, UninitializedTensorMixin):
+            raise RecordingError(
+                f"parameters must have their shape to be recorded: {name!r} is lazy: run one batch "
+                "through the model first"
+            )
         if not p.dtype.is_floating_point:
             raise RecordingError(
                 f"parameters must be real floating-point numbers to be recorded: {name!r} is "
@@ -148,7 +156,7 @@ def _require_storable(
             b.dtype.is_floating_point
             or b.numel() == 0
             or b.dtype == torch.bool
-            or int(b.abs().max()) < _LARGEST_EXACT_INTEGER
+            or float(b.double().abs().max()) < _LARGEST_EXACT_INTEGER
         )
         if not fits:
             raise RecordingError(
@@ -180,7 +188,11 @@ def find_model(optimizer: torch.optim.Optimizer) -> nn.Module | None:
     """
     wanted = {id(p) for group in optimizer.param_groups for p in group["params"]}
     # type(), not isinstance(): live objects may have a __class__ property with side effects
-    modules = [o for o in gc.get_objects() if issubclass(type(o), nn.Module)]
+    modules = [
+        o
+        for o in gc.get_objects()
+        if issubclass(type(o), nn.Module) and "_parameters" in vars(o)  # else it is half built
+    ]
     holders = [m for m in modules if wanted <= {id(p) for p in m.parameters()}]
     inner = {id(child) for m in holders for child in m.modules() if child is not m}
     outermost = [m for m in holders if id(m) not in inner]
@@ -199,7 +211,10 @@ def select_from_optimizer(
     model = find_model(optimizer)
     if model is not None:
         return select(model, include, exclude)
-    named = {n: p for n, p in _group_names(optimizer.param_groups) if matches(n, include, exclude)}
+    named: dict[str, torch.Tensor] = {}
+    for name, parameter in _group_names(optimizer.param_groups):
+        if matches(name, include, exclude):
+            named[name if name not in named else f"{name}.{len(named)}"] = parameter
     if not named:
         raise UsageError(
             f"include {list(include)} and exclude {list(exclude)} select none of the optimizer's "

@@ -189,8 +189,8 @@ class History:
         array = open_array(self._group, name, kinds, ndim=2, least=self.header.committed)
         if array.shape[0] != table.size:
             raise FormatError(
-                f"{self.path} is damaged: {name} has {array.shape[0]} rows for a table of {table.size} "
-                "parameters"
+                f"{self.path} is damaged: {name} hold {array.shape[0]} rows, the table has "
+                f"{table.size} parameters"
             )
         return array
 

@@ -39,6 +39,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 _METRIC_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}")
 
 
+def check_preset(preset: str) -> str:
+    """Return the name of a codec preset, or refuse it."""
+    if preset not in PRESETS:
+        raise UsageError(f"preset must be one of {', '.join(PRESETS)}: got {preset!r}")
+    return preset
+
+
 def block_length(row_bytes: int, budget: int) -> int:
     """Steps to hold in memory before they are compressed and appended.
 
@@ -162,7 +169,7 @@ class Header:
         committed, metrics = document.get("committed"), document.get("metrics", {})
         if not isinstance(metrics, dict):
             raise FormatError(f"{path} is damaged: its metrics are {metrics!r}")
-        for what, count in {"steps": committed, **metrics}.items():
+        for what, count in [("steps", committed), *metrics.items()]:
             if type(count) is not int or count < 0:
                 raise FormatError(f"{path} is damaged: {count!r} is not a count of {what}")
         try:

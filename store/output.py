@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Literal
 
 from weightcast.store.errors import OutputExistsError
@@ -78,6 +79,19 @@ def refuse_existing(
             f"output {path} exists: choose another path or pass --overwrite{hint}"
         )
     return path
+
+
+def check_writable(path: Path) -> None:
+    """Find out before any work is done whether an output can be made; makes its folder.
+
+    Raises
+    ------
+    OSError
+        As the system says it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=path.parent):
+        pass
 
 
 def _kind(path: Path) -> Kind | None:

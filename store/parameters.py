@@ -197,16 +197,18 @@ def _checked(row: Any) -> Parameter:
     return Parameter(name, tuple(shape), dtype, offset, kind)
 
 
-def matches(name: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> bool:
+def matches(
+    name: str, include: str | Sequence[str] = (), exclude: str | Sequence[str] = ()
+) -> bool:
     """Whether a parameter's name passes the include and exclude globs.
 
     Parameters
     ----------
     name : str
         Qualified parameter name.
-    include : sequence of str
+    include : str or sequence of str
         Globs of which one at least must match; none given means all.
-    exclude : sequence of str
+    exclude : str or sequence of str
         Globs of which none may match.
 
     Examples
@@ -214,5 +216,6 @@ def matches(name: str, include: Sequence[str] = (), exclude: Sequence[str] = ())
     >>> matches("layers.0.bias", ["layers.*"], ["*.bias"])
     False
     """
+    include, exclude = ([g] if isinstance(g, str) else g for g in (include, exclude))
     included = not include or any(fnmatchcase(name, glob) for glob in include)
     return included and not any(fnmatchcase(name, glob) for glob in exclude)

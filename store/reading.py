@@ -38,6 +38,8 @@ def open_group(path: Path, mode: Any = "r") -> zarr.Group:
     """
     if not path.exists():
         raise InputNotFoundError(f"{path} does not exist: give the folder of a Zarr group")
+    if not (path / "zarr.json").is_file():
+        raise FormatError(f"{path} is not a Zarr v3 group: it is no folder with a zarr.json")
     try:
         return zarr.open_group(path, mode=mode, zarr_format=3, use_consolidated=False)
     except DAMAGE as error:

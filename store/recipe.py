@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral
@@ -111,7 +112,8 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for a dataset's attributes."""
-        return asdict(self)
+        document: dict[str, Any] = json.loads(json.dumps(asdict(self), default=np.generic.item))
+        return document
 
     @classmethod
     def from_json(cls, document: Any, path: object) -> Recipe:

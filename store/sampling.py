@@ -48,7 +48,8 @@ def draws_needed(parameters: int, choices: int, recipe: Recipe) -> int:
         raise SamplingError(
             f"{recipe.samples} samples are more than exist: {parameters} weights x {choices} steps "
             f"t in strata of {_percent(recipe.shares)} give at most "
-            f"{_most_samples(parameters, choices, recipe)}: ask for no more, or record more steps"
+            f"{_most_samples(parameters, choices, recipe)}: ask for no more, record more steps, "
+            "or raise the tolerance"
         )
     return draws
 

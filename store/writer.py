@@ -34,6 +34,7 @@ from weightcast.store.layout import (
     SHORT_CHUNK,
     STEPS_PER_CHUNK,
     Header,
+    check_preset,
     chunk_shape,
     metric_path,
 )
@@ -107,7 +108,7 @@ class HistoryWriter:
             If the preset is unknown, the dtype is another, `block` is less than 1, or `metadata`
             is not JSON-able.
         """
-        kind = _check_options(preset, dtype, block, metadata)
+        kind = _check_options(preset, dtype, block, metadata, versions)
         path = refuse_existing(path, overwrite=overwrite, kind="history")
         header = Header(
             parameters=parameters,
@@ -153,6 +154,8 @@ class HistoryWriter:
         UsageError
             If the steps do not increase.
         """
+        if np.asarray(steps).dtype.kind not in "iu" and len(steps):
+            raise UsageError(f"steps must be whole numbers: got {steps!r}")
         steps = np.asarray(steps, dtype=np.int64)
         rows = {"weights": np.asarray(weights), "step": steps}
         rows["time"] = np.asarray(times, dtype=np.float64)
@@ -168,6 +171,12 @@ class HistoryWriter:
         self._extend({name: values.T for name, values in rows.items()}, start)
         self._commit(replace(self.header, committed=start + len(steps)))
         self.last_step = int(steps[-1])
+
+    def add_schedule(self, schedule: str, step: int) -> None:
+        """Keep the schedule of a resumed recording beside the one before, if it is another."""
+        if schedule != self.header.schedule:
+            both = f"{self.header.schedule}, from step {step} {schedule}"
+            self._commit(replace(self.header, schedule=both))
 
     def log(self, name: str, steps: Sequence[int], values: Sequence[float]) -> None:
         """Append entries of a metric, such as a loss, and commit them.
@@ -245,26 +254,36 @@ class HistoryWriter:
         self.header = header  # only now: a commit that failed must not count for the next one
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        array = self._group[name]
+        try:
+            array = self._group[name]
+        except DAMAGE as error:
+            raise FormatError(f"{self.path} is damaged: no array {name!r}") from error
         if not isinstance(array, zarr.Array):
             raise FormatError(f"{self.path} is damaged: {name!r} is not an array")
         return array
 
 
 def _check_options(
-    preset: str, dtype: npt.DTypeLike, block: int, metadata: dict[str, Any] | None
+    preset: str,
+    dtype: npt.DTypeLike,
+    block: int,
+    metadata: dict[str, Any] | None,
+    versions: dict[str, str] | None,
 ) -> np.dtype[Any]:
-    if preset not in PRESETS:
-        raise UsageError(f"preset must be one of {', '.join(PRESETS)}: got {preset!r}")
-    kind = np.dtype(dtype)
+    check_preset(preset)
+    try:
+        kind = np.dtype(dtype)
+    except TypeError:
+        kind = np.dtype(object)
     if kind not in (np.float32, np.float64):
-        raise UsageError(f"dtype must be float32 or float64: got {kind}")
+        raise UsageError(f"dtype must be float32 or float64: got {dtype!r}")
     if not isinstance(block, Integral) or block < 1:
         raise UsageError(f"block must be a whole number of steps from 1 on: got {block!r}")
-    try:
-        json.dumps(metadata)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"metadata must be JSON-able: {one_line(error)}") from error
+    for name, kept in (("metadata", metadata), ("versions", versions)):
+        try:
+            json.dumps(dict(kept or {}))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"{name} must be a JSON-able dict: {one_line(error)}") from error
     return kind
 
 

@@ -49,7 +49,11 @@ def test_heavy_libraries_stay_in_their_place(path: Path) -> None:
 
 def test_apply_takes_only_steps_and_selection_from_recorder() -> None:
     names = {n for p in (ROOT / "apply").glob("*.py") for n in imported(p) if "recorder" in n}
-    assert names <= {"weightcast.recorder.schedule", "weightcast.recorder.selection"}
+    assert names <= {
+        "weightcast.recorder.schedule",
+        "weightcast.recorder.selection",
+        "weightcast.recorder.step",
+    }
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "cli").glob("*.py")), ids=lambda p: p.stem)

@@ -196,7 +196,7 @@ def test_rows_are_the_clones(
     assert_records(tmp_path / "run.zarr", without_second_names(model, states))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_any_schedule_and_memory(data: st.DataObject) -> None:
     """Which steps are kept, and how many wait in memory, changes no value."""
@@ -219,21 +219,31 @@ def test_any_schedule_and_memory(data: st.DataObject) -> None:
 
 
 def test_memory_bounds_the_rows_that_wait(tmp_path: Path) -> None:
-    """With room for one row, each is on disk before training goes on."""
+    """With room for one row, all others are on disk."""
     with Recorder(linear(), tmp_path / "run.zarr", memory=1) as recorder:
-        for step in range(1, 4):
+        for step in range(1, 5):
             recorder()
-            assert len(History(tmp_path / "run.zarr")) == step + 1
+            assert len(History(tmp_path / "run.zarr")) >= step
     assert History(tmp_path / "run.zarr").info().chunks[1] == 1
 
 
 def test_whole_blocks_are_on_disk_while_it_records(tmp_path: Path) -> None:
-    model = linear()
-    with Recorder(model, tmp_path / "run.zarr") as recorder:
-        for _ in range(100):
+    with Recorder(linear(), tmp_path / "run.zarr") as recorder:
+        for _ in range(130):
             recorder()
-        assert len(History(tmp_path / "run.zarr")) == 64
-    assert len(History(tmp_path / "run.zarr")) == 101
+        assert len(History(tmp_path / "run.zarr")) >= 128  # two blocks of 64
+    assert len(History(tmp_path / "run.zarr")) == 131
+
+
+def test_slow_runs_are_on_disk_before_a_block_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a step takes longer than the flush interval, a kill costs one row."""
+    monkeypatch.setattr("weightcast.recorder.recording.FLUSH_SECONDS", 0.0)
+    with Recorder(linear(), tmp_path / "run.zarr") as recorder:
+        for step in range(1, 5):
+            recorder()
+            assert len(History(tmp_path / "run.zarr")) >= step
 
 
 @pytest.mark.parametrize("memory", [1 << 20, 1], ids=["block", "row by row"])

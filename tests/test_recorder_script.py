@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +114,18 @@ def sgd(parameters):
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test runs in its own folder, with the script and its sibling there."""
+def as_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test has its own folder with the script in it, and no models but the script's.
+
+    What is frozen is not among the live objects that are searched for the model.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "sibling_of_train", raising=False)
     write("train.py", TRAIN)
     write("sibling_of_train.py", SIBLING)
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def write(name: str, text: str) -> Path:
@@ -249,6 +258,39 @@ def test_exit_codes_are_the_script_s(case: str, capsys: pytest.CaptureFixture[st
     assert outcome.failure == ("KeyboardInterrupt" if code == 130 else "")
     assert capsys.readouterr().err == text
     assert steps() == [0, 1, 2]
+
+
+@pytest.fixture
+def own_handler() -> Iterator[Callable[..., None]]:
+    """A handler of the process that records, so that a stray signal ends a test and not pytest."""
+
+    def handler(*_: object) -> None:
+        raise AssertionError("the signal reached the handler of the process that records")
+
+    kept = signal.signal(signal.SIGTERM, handler)
+    yield handler
+    signal.signal(signal.SIGTERM, kept)
+
+
+@pytest.mark.parametrize(
+    ("handling", "code"),
+    [("", 128 + signal.SIGTERM), ("signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))", 5)],
+    ids=["by us", "by the script"],
+)
+def test_termination_keeps_what_was_recorded(
+    handling: str, code: int, own_handler: Callable[..., None]
+) -> None:
+    """As a job scheduler ends a run; afterwards the signal does what it did before."""
+    outcome = lines(f"""\
+import signal
+{handling}
+model = nn.Linear(2, 1)
+go(model, sgd(model.parameters()))
+signal.raise_signal(signal.SIGTERM)
+""")
+    assert outcome.exit_code == code
+    assert steps() == [0, 1, 2]
+    assert signal.getsignal(signal.SIGTERM) is own_handler
 
 
 def test_exception_keeps_what_was_recorded(capsys: pytest.CaptureFixture[str]) -> None:
@@ -562,6 +604,20 @@ def test_bad_options_are_refused_before_the_script_runs(case: str) -> None:
     assert not Path("ran").exists()
 
 
+def test_output_that_cannot_be_written_is_refused_before_the_script_runs() -> None:
+    write("notes.txt", "keep me")
+    write("side_effect.py", "open('ran', 'w').close()")
+    with pytest.raises((WeightcastError, OSError)):
+        record_script(["side_effect.py"], "notes.txt/run.zarr")
+    assert not Path("ran").exists()
+    assert Path("notes.txt").read_text() == "keep me"
+
+
+def test_output_in_a_folder_to_be_made() -> None:
+    assert record_script(["train.py"], "runs/today/run.zarr").exit_code == 0
+    assert_records_what_the_script_held("runs/today/run.zarr")
+
+
 STOPPED = {
     "globs": ("nn.Linear(2, 1)", {"include": ["nope"]}, UsageError),
     "complex": ("nn.Linear(2, 1, dtype=torch.complex64)", {}, RecordingError),
@@ -762,7 +818,8 @@ def test_process_of_a_script_that_exits() -> None:
     assert second.startswith("rng ")
     own, ours = done.stderr.splitlines()
     assert own == "done"
-    assert ours.startswith("weightcast: recorded 4 snapshots of 3 steps")
+    assert ours.startswith("weightcast: ")
+    assert "4 snapshots of 3 steps" in ours
     assert_records_what_the_script_held()
 
 

@@ -234,6 +234,13 @@ def test_appending_to_a_damaged_chunk_is_refused(history: Path) -> None:
         writer.append([6], [0.0], np.zeros((1, 5), np.float32), np.zeros((1, 2)))
 
 
+@pytest.mark.parametrize("array", ["weights", "buffers", "step", "time"])
+def test_appending_to_an_array_that_is_gone_is_refused(history: Path, array: str) -> None:
+    with HistoryWriter.open(history) as writer, refuses(FormatError, history, array):
+        shutil.rmtree(history / array)
+        writer.append([6], [0.0], np.zeros((1, 5), np.float32), np.zeros((1, 2)))
+
+
 def other_table(rows: list[tuple[Any, ...]], name: str = "parameters") -> Damage:
     return header(lambda h: h.update({name: ParameterTable.of(rows).to_json()}))
 
@@ -261,6 +268,10 @@ HEADERS: dict[str, tuple[Damage, str]] = {
     "kind": (header(lambda h: h["parameters"][0].update(kind="?")), "table"),
     "no name": (header(lambda h: h["parameters"][0].pop("name")), "name"),
     "committed too much": (header(lambda h: h.update(committed=7)), "7 steps"),
+    "committed negative beside a metric of that name": (
+        header(lambda h: h.update(committed=-1, metrics={"steps": 0, "committed": 0})),
+        "-1",
+    ),
     "committed negative": (header(lambda h: h.update(committed=-1)), "-1"),
     "committed as truth": (header(lambda h: h.update(committed=True)), "True"),
     "metrics as list": (header(lambda h: h.update(metrics=["loss"])), "metric"),

@@ -39,6 +39,7 @@ from weightcast.store import (
     open_stored,
     plan_sampling,
 )
+from weightcast.store.keyed import words
 
 
 def assert_reference(dataset: Dataset, recorded: Recorded, recipe: Recipe) -> None:
@@ -326,12 +327,16 @@ def test_a_dataset_that_exists_is_replaced_only_when_told(tmp_path: Path) -> Non
     assert left_in(tmp_path) == ["data.zarr", "run.zarr"]
 
 
-def test_a_file_in_the_way_is_replaced_when_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_no_dataset_is_not_replaced(tmp_path: Path, overwrite: bool) -> None:
     history = wandering(6, 41).write(tmp_path / "run.zarr")
-    (tmp_path / "data.zarr").write_text("of another time")
-    with refuses(OutputExistsError):
-        build_dataset(history, tmp_path / "data.zarr", 30)
-    assert len(build_dataset(history, tmp_path / "data.zarr", 30, overwrite=True)) == 30
+    wandering(6, 41, seed=1).write(tmp_path / "other.zarr")
+    (tmp_path / "file").write_text("of another time")
+    before = files(tmp_path)
+    for name in ("other.zarr", "file"):
+        with refuses(OutputExistsError, tmp_path / name):
+            build_dataset(history, tmp_path / name, 30, overwrite=overwrite)
+    assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize("spelling", ["run.zarr", "./run.zarr", "../{}/run.zarr"])
@@ -371,6 +376,15 @@ def test_bad_arguments_are_refused(tmp_path: Path, change: dict[str, Any], word:
     with refuses(UsageError, word, next(iter(change.values()))):
         build_dataset(history, tmp_path / "data.zarr", **{"samples": 30, **change})
     assert left_in(tmp_path) == ["run.zarr"]
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    history = wandering(6, 41).write(tmp_path / "run.zarr")
+    options = {"seed": np.uint64(3), "t_max": np.int64(20), "tolerance": np.float32(0)}
+    build_dataset(history, tmp_path / "numpy.zarr", np.int64(30), **options)
+    build_dataset(history, tmp_path / "python.zarr", 30, seed=3, t_max=20, tolerance=0.0)
+    assert files(tmp_path / "numpy.zarr") == files(tmp_path / "python.zarr")
+    assert Dataset(tmp_path / "numpy.zarr").recipe == Dataset(tmp_path / "python.zarr").recipe
 
 
 def test_no_history_no_dataset(tmp_path: Path) -> None:
@@ -428,8 +442,17 @@ def test_a_split_keeps_each_weight_on_one_side(stored: Path, held_out: float, se
     rest, held = dataset.split(held_out, seed)
     assert sorted([*rest.tolist(), *held.tolist()]) == list(range(200))
     assert not set(dataset.parameter[rest].tolist()) & set(dataset.parameter[held].tolist())
-    again = dataset.split(held_out, seed)
-    assert [side.tolist() for side in again] == [rest.tolist(), held.tolist()]
+    keys = {p: int(words(seed, 1 << 62, p, p + 1)[0, 0]) for p in set(dataset.parameter.tolist())}
+    assert held.tolist() == [r for r in range(200) if keys[dataset.parameter[r]] / 2**64 < held_out]
+
+
+def test_a_split_does_not_depend_on_how_it_is_computed(
+    stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = Dataset(stored).split(0.3)
+    monkeypatch.setattr("weightcast.store.dataset._SPLIT_BLOCK", 7)
+    in_blocks = Dataset(stored).split(0.3)
+    assert [side.tolist() for side in in_blocks] == [side.tolist() for side in at_once]
 
 
 def test_a_split_holds_out_the_share_asked_for(tmp_path: Path) -> None:

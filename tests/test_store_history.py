@@ -104,6 +104,15 @@ def test_header_keeps_what_the_caller_said(tmp_path: Path) -> None:
     assert info.ratio == info.raw_bytes / info.stored_bytes
 
 
+def test_another_schedule_is_kept_beside_the_first(tmp_path: Path) -> None:
+    path = wandering(3, 5).write(tmp_path / "run.zarr", schedule="every:10")
+    HistoryWriter.open(path).add_schedule("every:10", 5)
+    assert History(path).info().schedule == "every:10"
+    HistoryWriter.open(path).add_schedule("every:2", 5)
+    assert History(path).info().schedule == "every:10, from step 5 every:2"
+    assert len(History(path)) == 5
+
+
 def test_history_without_steps(tmp_path: Path) -> None:
     HistoryWriter.create(tmp_path / "run.zarr", vector(3)).close()
     history = History(tmp_path / "run.zarr")
@@ -118,7 +127,7 @@ def test_history_without_steps(tmp_path: Path) -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_metrics_are_read_as_logged(data: st.DataObject) -> None:
-    names = st.sampled_from(["loss", "val.loss", "step", "value", "c", "weights"])
+    names = st.sampled_from(["loss", "val/loss", "a/../b", "val.loss", "step", "value", "c"])
     entries = st.lists(st.tuples(st.integers(-5, 2**40), st.floats()), max_size=5)
     logged = data.draw(st.lists(st.tuples(names, entries), max_size=6))
     expected: dict[str, list[tuple[int, float]]] = {}
@@ -130,13 +139,15 @@ def test_metrics_are_read_as_logged(data: st.DataObject) -> None:
             expected.setdefault(name, []).extend(pairs)
         history = History(path)
         assert history.metrics == sorted(expected)
+        here = {p.name for p in path.iterdir()} - {"metrics"}
+        assert here == {"zarr.json", "weights", "step", "time"}
         for name, pairs in expected.items():
             steps, values = history.metric(name)
             assert steps.tolist() == [s for s, _ in pairs]
             assert same_bits(values, np.array([v for _, v in pairs], dtype=np.float64))
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", ".hidden", "a b", "é", "x" * 101])
+@pytest.mark.parametrize("name", ["", ".", "../w", "/w", ".hidden", "__a", "a b", "é", "x" * 101])
 def test_metric_names_are_never_paths(tmp_path: Path, name: str) -> None:
     path = wandering(2, 3).write(tmp_path / "run.zarr")
     before = files(tmp_path)
@@ -204,6 +215,13 @@ def test_wrong_shapes_are_refused(tmp_path: Path, case: str) -> None:
     assert files(tmp_path) == before
 
 
+def test_steps_are_whole_numbers(tmp_path: Path) -> None:
+    with HistoryWriter.create(tmp_path / "run.zarr", vector(2)) as writer:
+        with refuses(UsageError, "0.5"):
+            writer.append([0.5, 1.5], [0.0, 1.0], np.zeros((2, 2), np.float32))
+        assert len(History(tmp_path / "run.zarr")) == 0
+
+
 def test_buffers_for_a_history_without_them_are_refused(tmp_path: Path) -> None:
     with HistoryWriter.create(tmp_path / "run.zarr", vector(2)) as writer:
         with refuses(ShapeError, "buffers"):
@@ -238,6 +256,9 @@ def test_an_unknown_parameter_is_refused(tmp_path: Path) -> None:
     history = History(wandering(2, 3).write(tmp_path / "run.zarr"))
     with refuses(UsageError, "'v'", "w"):
         history["v"]
+    # positions mean steps to one reader and parameters to another
+    with refuses(UsageError, "0"):
+        history[0]
 
 
 def test_opens_in_plain_zarr(tmp_path: Path) -> None:
@@ -327,10 +348,13 @@ def test_create_never_deletes_a_foreign_folder(tmp_path: Path, make, overwrite: 
 BAD_ARGUMENTS = {
     "preset": {"preset": "best"},
     "dtype": {"dtype": np.float16},
+    "no dtype": {"dtype": "bogus"},
     "integer dtype": {"dtype": np.int32},
     "empty block": {"block": 0},
     "negative block": {"block": -1},
     "metadata": {"metadata": {"model": object()}},
+    "metadata a list": {"metadata": [1, 2]},
+    "versions": {"versions": {"torch": object()}},
 }
 
 

@@ -56,11 +56,48 @@ def ours(path: Path) -> None:
 def test_what_is_ours_is_replaced_only_when_told(tmp_path: Path, make: Make) -> None:
     path = tmp_path / "out"
     make(path)
-    with refuses(OutputExistsError, path, "--overwrite, or more with --append"):
+    with refuses(OutputExistsError, path, "--overwrite", ", or more with --append"):
         refuse_existing(path, hint=", or more with --append")
     with pytest.raises(FileExistsError):
         refuse_existing(path)
     assert refuse_existing(path, overwrite=True) == path
+
+
+def dataset_of(path: Path) -> None:
+    """What marks a folder as a dataset: the header with its recipe."""
+    group_with({"weightcast": {"recipe": {}}})(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"), [(write_file, "file"), (ours, "history"), (dataset_of, "dataset")]
+)
+def test_only_the_same_kind_is_replaced(tmp_path: Path, make: Make, kind: str) -> None:
+    path = tmp_path / "out"
+    make(path)
+    for other in ("file", "history", "dataset"):
+        if other == kind:
+            assert refuse_existing(path, overwrite=True, kind=kind) == path
+        else:
+            with refuses(OutputExistsError, path, other):
+                refuse_existing(path, overwrite=True, kind=other)
+
+
+@pytest.mark.parametrize("spelling", ["out", "./out", "in/../out", "link"])
+def test_an_input_is_never_replaced(
+    tmp_path: Path, spelling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours(tmp_path / "out")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to("out")
+    monkeypatch.chdir(tmp_path)
+    with refuses(OutputExistsError, "out"):
+        refuse_existing("out", overwrite=True, inputs=["in", spelling])
+
+
+def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
+    write_file(tmp_path / "file")
+    with refuses(OutputExistsError, tmp_path / "file"):
+        refuse_existing(tmp_path / "file/out.zarr")
 
 
 def group_with(attributes: object) -> Make:
@@ -219,6 +256,15 @@ def test_a_link_is_replaced_and_not_what_it_points_to(tmp_path: Path) -> None:
     assert content(tmp_path / "out.zarr") == "new"
     assert content(tmp_path / "elsewhere") == "kept"
     assert not (tmp_path / "out.zarr").is_symlink()
+
+
+@pytest.mark.parametrize("new", KINDS)
+def test_a_link_to_nothing_is_replaced(tmp_path: Path, new) -> None:
+    (tmp_path / "out.zarr").symlink_to(tmp_path / "gone")
+    with replacing(tmp_path / "out.zarr") as temporary:
+        new(temporary)
+    assert content(tmp_path / "out.zarr") == "new"
+    assert left_in(tmp_path) == ["out.zarr"]
 
 
 def test_two_outputs_at_once_do_not_meet(tmp_path: Path) -> None:

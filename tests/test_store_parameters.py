@@ -112,9 +112,10 @@ def test_tables_may_differ_in_dtype_and_kind() -> None:
         (["conv.*", "scale"], ["*weight"], ["scale", "conv.bias"]),
         (["CONV.*"], [], []),  # names are case-sensitive
         (["conv"], [], []),  # a glob is the whole name
+        ("conv.*", "*.bias", ["conv.weight"]),  # one glob, not one for each letter
     ],
 )
-def test_globs_choose(include: list[str], exclude: list[str], chosen: list[str]) -> None:
+def test_globs_choose(include: Any, exclude: Any, chosen: list[str]) -> None:
     assert [name for name, *_ in ROWS if matches(name, include, exclude)] == chosen
 
 

@@ -131,15 +131,24 @@ def test_cuts_cover_every_candidate(candidates: int, cut: dict[str, Any]) -> Non
 @given(CONTEXTS, HORIZONS, strata(), st.integers(0, WORD - 1))
 def test_a_recipe_survives_json(context: Any, horizon: float, cut: Any, seed: int) -> None:
     recipe = Recipe(7, context, horizon, seed=seed, t_max=9, **cut)
-    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json())), "data.zarr") == recipe
 
 
 @pytest.mark.parametrize(
-    "change", [{"samples": None}, {"context": 5}, {"edges": ["a"]}, {"shares": [2.0]}, {"seed": []}]
+    "change",
+    [
+        {"samples": None},
+        {"context": 5},
+        {"edges": ["a"]},
+        {"shares": [2.0]},
+        {"seed": []},
+        {"context": [1.0, -(10**400)]},
+        {"horizon": 10**400},
+    ],
 )
 def test_a_damaged_recipe_is_a_format_error(change: dict[str, Any]) -> None:
-    with refuses(FormatError, "recipe"):
-        Recipe.from_json({**Recipe(7).to_json(), **change})
+    with refuses(FormatError, "recipe", "data.zarr"):
+        Recipe.from_json({**Recipe(7).to_json(), **change}, "data.zarr")
 
 
 # ---- steps
@@ -189,6 +198,13 @@ def test_admissible_agrees_with_the_loop(
     t, rows = admissible(np.array(steps), recipe)
     assert t.tolist() == [t for t, _ in expected]
     assert rows.tolist() == [rows for _, rows in expected]
+
+
+def test_of_two_equally_near_steps_the_earlier_is_taken() -> None:
+    # 0.7 t = 11.2 is nearest to 11, which lies between the recorded 10 and 12
+    t, rows = admissible(np.arange(0, 41, 2), Recipe(1, tolerance=0.3, t_min=16, t_max=16))
+    assert t.tolist() == [16]
+    assert rows.tolist() == [[8, 5, 3, 0, 16]]
 
 
 def test_an_empty_history_gives_nothing() -> None:
