@@ -41,21 +41,21 @@ class JumpReport:
         The step it is for.
     weights : int
         Weights replaced.
-    left : int
-        Tensors of the model that the history does not have, left as they were.
     moved : float
         Mean absolute change, in the weights' own units.
     drift : float
         Largest absolute difference between the checkpoint's weights and the history's at the jump
         point: not 0 means that the checkpoint is of another step or run.
+    left : int
+        Tensors of the model that the history does not have, left as they were.
     """
 
     context: list[int]
     target: int
     weights: int
-    left: int
     moved: float
     drift: float
+    left: int = 0
 
 
 def jump_checkpoint(
@@ -108,9 +108,10 @@ def jump_checkpoint(
     """
     output = refuse_existing(output, overwrite=overwrite, kind="file")
     forecaster = forecaster.ready()
-    history.row(step)  # first of all: that the step is there
+    if step > 0:
+        history.row(step)  # first of all: that the step is there
     steps: list[int] = context_steps(step, forecaster.context_).tolist()
-    if len(set(steps)) != len(steps):
+    if step < 1 or len(set(steps)) != len(steps):
         raise UsageError(f"step {step} is too early to jump: its context would be {steps}")
     rows = [history.snapshot(s) for s in steps]
     for s, row in zip(steps, rows, strict=True):
@@ -144,11 +145,9 @@ def jump_checkpoint(
         _save(document, temporary, notes)
     total = history.parameters.size
     target = int(context_steps(step, (forecaster.horizon,))[0])
-    buffers = {p.name for p in history.buffers}
-    left = sum(
-        _plain_name(n) not in targets and n not in targets | dict.fromkeys(buffers) for n in state
-    )
-    return JumpReport(steps, target, total, left, moved / max(total, 1), drift)
+    known = {p.name for p in (*history.parameters, *history.buffers)}
+    left = sum(known.isdisjoint(_plain_names(name)) for name in state)
+    return JumpReport(steps, target, total, moved / max(total, 1), drift, left)
 
 
 def _largest(distances: Iterator[torch.Tensor]) -> float:
@@ -158,7 +157,7 @@ def _largest(distances: Iterator[torch.Tensor]) -> float:
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return (a.double() - b.double()).abs()
+    return (a.detach().double() - b.double()).abs()
 
 
 def _piece(history: History, row: Any, name: str) -> torch.Tensor:
@@ -217,9 +216,9 @@ def _match(
     history: History, state: dict[str, torch.Tensor], path: object
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Pair the history's parameters with the checkpoint's tensors."""
-    plain = {_plain_name(name): tensor for name, tensor in state.items()}
+    plain = {n: tensor for name, tensor in state.items() for n in _plain_names(name)} | state
     for p in history.parameters:
-        tensor = state.get(p.name, plain.get(p.name))
+        tensor = plain.get(p.name)
         if tensor is None:
             have = ", ".join(list(plain)[:5])
             raise ShapeError(
@@ -234,8 +233,9 @@ def _match(
         yield p.name, tensor
 
 
-def _plain_name(name: str) -> str:
-    """A name without what data-parallel and compiled wrappers put before it."""
+def _plain_names(name: str) -> Iterator[str]:
+    """A name, and what it is without what data-parallel and compiled wrappers put before it."""
+    yield name
     while name.startswith(_PREFIXES):
         name = name.split(".", 1)[1]
-    return name
+        yield name

@@ -114,7 +114,8 @@ class Jumper:
         steps = sorted({s for context in self._contexts.values() for s in context})
         last_use = {s: max(t for t, c in self._contexts.items() if s in c) for s in steps}
         most = max(sum(s <= now < last_use[s] for s in steps) for now in steps)
-        return most * sum(p.numel() * p.element_size() for p in self._parameters)
+        size: int = sum(p.numel() * p.element_size() for p in self._parameters)
+        return most * size
 
     def state_dict(self) -> dict[str, Any]:
         """Step count and snapshots, for a checkpoint beside the optimizer's own."""

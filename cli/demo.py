@@ -30,7 +30,7 @@ def demo(output: str, seeds: int, steps: int) -> None:
 
     Records a small network, fits the Introspection forecaster to its history, and trains another
     network plain and with jumps, beside a tuned schedule and weight averaging. Writes a table and
-    a picture; a demo folder that exists is written again.
+    a picture; a folder that an earlier demo made is written again.
     """
     from weightcast.experiments import run_demo
     from weightcast.experiments.report import table, verdict

@@ -9,7 +9,11 @@
         jumps        the same, with jumps                                    <-- forecaster
         line jumps   the same, jumping along a least-squares straight line
         averaging    moving average of the plain run's weights, evaluation only
-        one-cycle    no forecaster, a schedule whose peak was tuned on another seed
+        tuned rate   no forecaster, a constant rate that was tuned
+        one-cycle    no forecaster, a one-cycle schedule whose peak was tuned
+
+Tuning uses another seed and a fifth of the training images, never those that judge the arms. The
+rate of the first four arms is the paper's and is not tuned.
 """
 
 from __future__ import annotations
@@ -38,20 +42,22 @@ from weightcast.predictor import (
 )
 from weightcast.predictor.evaluation import overall
 from weightcast.recorder import Jump, Recorder, Steps, Union
-from weightcast.store import Dataset, History, build_dataset, context_steps
+from weightcast.store import Dataset, History, OutputExistsError, build_dataset, context_steps
+from weightcast.store.output import replacing
 
 Progress = Callable[[str, int, int], None]
 
 LEARNING_RATE = 0.01  # SGD, as the paper's MNIST_1
 SOURCE_LEARNING_RATE = 1e-3  # Adam; the paper's N0 has 1e-4 for a hundred times the steps
 JUMPS = (0.15, 0.20, 0.25)  # of the run, as the paper's 3000, 4000 and 5000 of 20,000
-ARMS = ("plain", "jumps", "line jumps", "averaging", "one-cycle")
-PEAKS = (0.03, 0.1, 0.3)  # learning rates among which the one-cycle schedule is tuned
+ARMS = ("plain", "jumps", "line jumps", "averaging", "tuned rate", "one-cycle")
+RATES = (0.03, 0.1, 0.3)  # learning rates among which the tuned arms choose
 AVERAGING = 0.99  # decay of the moving average, a step
 SAMPLES = 200_000
 EVALUATIONS = 100  # along each curve
 SOURCE_SEED = 100
 TUNING_SEED = 101
+MARKER = ".weightcast-demo"  # in a folder that a demo may write again
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,8 @@ class DemoResult:
     steps : int
         Optimizer steps of each run.
     jump_points : list of int
-    peak : float
-        Peak learning rate that the tuning chose for the one-cycle schedule.
+    rate, peak : float
+        Learning rates that the tuning chose: the constant one, and the one-cycle schedule's peak.
     curves : dict of str to list of Curve
         For each arm, one curve a seed.
     forecast : list of Errors
@@ -73,6 +79,7 @@ class DemoResult:
 
     steps: int
     jump_points: list[int]
+    rate: float
     peak: float
     curves: dict[str, list[Curve]]
     forecast: list[Errors]
@@ -104,8 +111,7 @@ def run_demo(
     """
     from weightcast.experiments.figure import save_figure
 
-    folder, task = Path(output), digits()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, task = claim(Path(output)), digits()
     progress = progress or (lambda what, done, total: None)
     with one_thread(), _counted(progress, "train the source network", steps) as tick:
         record_source(folder / "source.zarr", task, steps, tick)
@@ -114,12 +120,31 @@ def run_demo(
     )
     forecaster = fit(dataset, progress)
     save(forecaster, folder / "introspection.safetensors", overwrite=True)
-    runs = 4 * seeds + len(PEAKS)
+    runs = 5 * seeds + 2 * len(RATES)
     with one_thread(), _counted(progress, "train the target networks", steps * runs) as tick:
         result = compare(folder, task, forecaster, seeds, steps, tick)
-    (folder / "demo.json").write_text(json.dumps(asdict(result), indent=1))
+    with replacing(folder / "demo.json") as temporary:
+        temporary.write_text(json.dumps(asdict(result), indent=1))
     save_figure(result, folder / "demo.png")
     return result
+
+
+def claim(folder: Path) -> Path:
+    """Make the demo's folder, or take one that a demo made; anything else is not ours to fill.
+
+    Raises
+    ------
+    OutputExistsError
+        If the folder holds anything, and no demo made it.
+    """
+    marker = folder / MARKER
+    if folder.exists() and not marker.exists() and (folder.is_file() or any(folder.iterdir())):
+        raise OutputExistsError(
+            f"output {folder} exists, and no demo made it: choose another folder with -o"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+    return folder
 
 
 def record_source(path: Path, task: Task, steps: int, tick: Callable[[], object]) -> None:
@@ -154,7 +179,9 @@ def compare(
     """Train the target network in every arm and for every seed."""
     run = _Run(task, steps, tick)
     jump_points = [round(share * steps) for share in JUMPS]
-    peak = min(PEAKS, key=lambda p: run.one_cycle(TUNING_SEED, p).loss[-1])
+    tuning = _Run(task.for_tuning(), steps, tick)
+    rate = min(RATES, key=lambda r: tuning.constant(TUNING_SEED, r).loss[-1])
+    peak = min(RATES, key=lambda r: tuning.one_cycle(TUNING_SEED, r).loss[-1])
     curves: dict[str, list[Curve]] = {arm: [] for arm in ARMS}
     forecast = []
     for seed in range(seeds):
@@ -164,6 +191,7 @@ def compare(
         curves["averaging"].append(averaged)
         curves["jumps"].append(run.jumps(seed, forecaster, jump_points))
         curves["line jumps"].append(run.jumps(seed, LinearFit(), jump_points))
+        curves["tuned rate"].append(run.constant(seed, rate))
         curves["one-cycle"].append(run.one_cycle(seed, peak))
         forecast.append(evaluate_history(forecaster, History(path), points=len(jump_points))[:-1])
     by_point = [overall(list(group)) for group in zip(*forecast, strict=True)]
@@ -171,7 +199,7 @@ def compare(
         Errors(first.group, e.count, e.forecaster, e.last_value, e.linear_fit)
         for first, e in zip(forecast[0], by_point, strict=True)
     ]
-    return DemoResult(steps, jump_points, peak, curves, [*named, overall(named)])
+    return DemoResult(steps, jump_points, rate, peak, curves, [*named, overall(named)])
 
 
 @dataclass(frozen=True)
@@ -227,6 +255,11 @@ class _Run:
         optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE)
         with Jumper(optimizer, forecaster, jump_points):
             return self._train(network, optimizer, seed)
+
+    def constant(self, seed: int, rate: float) -> Curve:
+        """Another constant rate."""
+        network = target_network(seed)
+        return self._train(network, torch.optim.SGD(network.parameters(), lr=rate), seed)
 
     def one_cycle(self, seed: int, peak: float) -> Curve:
         """A one-cycle schedule over the same steps."""

@@ -17,6 +17,7 @@ COLOURS = {
     "jumps": "tab:red",
     "line jumps": "tab:orange",
     "averaging": "tab:green",
+    "tuned rate": "tab:purple",
     "one-cycle": "tab:blue",
 }
 

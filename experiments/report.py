@@ -67,42 +67,48 @@ def _on_forecast(result: DemoResult) -> str:
 def _on_jumps(result: DemoResult) -> str:
     plain, jumps = (steps_to_best(result, arm) for arm in ("plain", "jumps"))
     saved = [1 - j / p if j is not None and p else None for p, j in zip(plain, jumps, strict=True)]
-    held = [s for s in saved if s is not None]
-    sooner = sum(s > NO_DIFFERENCE for s in held)
+    sooner = sum(s is not None and s > NO_DIFFERENCE for s in saved)
+    later = sum(s is None or s < -NO_DIFFERENCE for s in saved)
     if sooner == len(saved):
         conclusion = "jumps helped in every run"
-    elif sooner == 0:
-        conclusion = "jumps did not help"
+    elif sooner:
+        conclusion = f"mixed: jumps helped in {sooner} of {len(saved)} runs, and hurt in {later}"
+    elif later:
+        conclusion = f"jumps helped in no run, and hurt in {later} of {len(saved)}"
     else:
-        conclusion = f"mixed: jumps helped in {sooner} of {len(saved)} runs"
+        conclusion = "no difference to speak of: jumps did not help"
     each = ", ".join("never" if s is None else f"{-s:+.0%}" for s in saved)
+    plain_loss, loss = (median(c.loss[-1] for c in result.curves[a]) for a in ("plain", "jumps"))
     return (
-        "Jumps: steps until the plain run's best accuracy is held, against the plain run of the "
-        f"same seed: {each}; {conclusion}. {_ending(result)}"
+        "Jumps: steps until the plain run's best accuracy is reached, against the plain run of the "
+        f"same seed (untuned, as the jumping one is): {each}; {conclusion}. At the end, the median "
+        f"validation loss was {_percent(loss, plain_loss)} the plain runs'."
     )
-
-
-def _ending(result: DemoResult) -> str:
-    plain, jumps = (median(c.loss[-1] for c in result.curves[a]) for a in ("plain", "jumps"))
-    return f"At the end, their validation loss was {_percent(jumps, plain)} the plain run's."
 
 
 def _on_rivals(result: DemoResult) -> str:
     known = {
-        arm: reached
-        for arm in ("jumps", "line jumps", "averaging", "one-cycle")
-        if (reached := _typical(steps_to_best(result, arm))) is not None
+        arm: steps
+        for arm in result.curves
+        if (steps := _typical(steps_to_best(result, arm))) is not None
     }
-    others = [f"{arm} {steps:g}" for arm, steps in known.items() if arm != "jumps"]
+    others = [f"{arm} {s:g}" for arm, s in known.items() if arm not in ("plain", "jumps")]
     if not others:
-        return "Alternatives: none of the others held that accuracy."
+        return "Alternatives: none of them reached that accuracy."
     best = min(known, key=lambda arm: known[arm])
-    closing = (
-        "jumps were the quickest way there"
-        if best == "jumps"
-        else f"{best} is quicker, without a trained forecaster"
+    close = [arm for arm in known if known[arm] <= known[best] / (1 - NO_DIFFERENCE)]
+    if close == ["jumps"]:
+        closing = "jumps were the quickest way there"
+    elif "jumps" in close:
+        rivals = " and ".join(arm for arm in close if arm != "jumps")
+        closing = f"jumps were no quicker than {rivals}"
+    else:
+        closing = f"{best} is quicker than jumps, without a trained forecaster"
+    return (
+        f"Alternatives, median steps to the same accuracy: {', '.join(others)}; {closing}. The "
+        f"tuned rates are {result.rate:g}, and a peak of {result.peak:g} of a one-cycle schedule "
+        f"over all {result.steps} steps."
     )
-    return f"Alternatives: steps to the same accuracy: {', '.join(others)}; {closing}."
 
 
 def _at(curves: Sequence[Curve], step: int) -> str:

@@ -107,7 +107,8 @@ class Introspection(Forecaster):
                 nn.Linear(X.shape[1], self.hidden), nn.ReLU(), nn.Linear(self.hidden, 1)
             )
             self.training_error_ = self._train(network, X, y, rows, random, progress)
-        if not all(p.isfinite().all() for p in network.parameters()):
+        learned = (torch.tensor(self.training_error_), *network.parameters())
+        if not all(p.isfinite().all() for p in learned):
             raise UsageError(
                 f"training diverged at learning_rate {self.learning_rate:g}: choose a smaller one"
             )
@@ -167,7 +168,9 @@ class Introspection(Forecaster):
             value = getattr(self, name)
             if not isinstance(value, Integral) or value < 1:
                 raise UsageError(f"{name} must be a whole number from 1 on: got {value!r}")
-        for name in ("scale", "learning_rate", "decay"):
+        if not isinstance(self.decay, Real) or not 0 <= self.decay <= 1:
+            raise UsageError(f"decay must be a number from 0 to 1: got {self.decay!r}")
+        for name in ("scale", "learning_rate"):
             value = getattr(self, name)
             if not isinstance(value, Real) or not 0 < value < math.inf:
                 raise UsageError(f"{name} must be a number above 0: got {value!r}")

@@ -154,6 +154,8 @@ class Recorder:
             self._writer = self._create(path, preset, metadata, overwrite)
             self.step = 0
         self._known = self._writer.last_step  # steps up to here are in the history already
+        logged = self._writer.header.metrics
+        self._logged = {name: last_logged(History(path), name) for name in logged}
         self._metrics: dict[str, list[tuple[int, float]]] = {}
         self._handles: list[RemovableHandle] = []
         self._begin = time.perf_counter() - self._last_time()
@@ -191,7 +193,8 @@ class Recorder:
         """Count the steps of an optimizer by itself, until the recorder closes.
 
         Step 0 is taken again right before the optimizer's first step, in case the weights were
-        loaded or initialised after the recorder was made.
+        loaded or initialised after the recorder was made. Its weights are exact; its buffers, such
+        as BatchNorm statistics, have then seen the first batch.
         """
         self._require_open()
 
@@ -211,9 +214,9 @@ class Recorder:
     def log(self, **metrics: float) -> None:
         """Record metrics of the current step, such as ``recorder.log(loss=loss.item())``."""
         self._require_open()
-        if self._known is not None and self.step <= self._known:
-            return
         for name, value in metrics.items():
+            if self.step <= self._logged.get(name, -1):
+                continue  # a resumed run that repeats this step
             metric_path(name)  # refuses a name that cannot be kept, here and not at the next flush
             number = float(value.detach() if isinstance(value, torch.Tensor) else value)
             self._metrics.setdefault(name, []).append((self.step, number))
@@ -342,6 +345,12 @@ def resume_at(history: History, selection: Selection, block: Block, start_step: 
             "saved at (--start-step, start_step)"
         )
     return start
+
+
+def last_logged(history: History, name: str) -> int:
+    """The last step at which a metric was logged; -1 if it never was."""
+    steps, _ = history.metric(name)
+    return int(steps[-1]) if len(steps) else -1
 
 
 def refuse_gap(history: History, schedule: Schedule, start: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from weightcast.store import ParameterTable, RecordingError, UsageError
 from weightcast.store.parameters import Kind, matches
@@ -141,7 +141,7 @@ def _require_storable(
     parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor]
 ) -> None:
     for name, p in parameters.items():
-        if isinstance(p, UninitializedTensorMixin):
+        if isinstance(p, (UninitializedParameter, UninitializedBuffer)):
             raise RecordingError(
                 f"parameters must have their shape to be recorded: {name!r} is lazy: run one batch "
                 "through the model first"

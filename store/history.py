@@ -156,6 +156,11 @@ class History:
 
     def __getitem__(self, name: str) -> Float:
         """A parameter's whole history, shape (T, *shape)."""
+        if not isinstance(name, str):
+            raise UsageError(
+                f"name a parameter, such as {next(iter(self.parameters)).name!r}: "
+                f"got {name!r}; a step is read with snapshot or state"
+            )
         p = self.parameters[name]
         columns = read(self.weights, (slice(p.offset, p.stop), slice(0, len(self))))
         return cast("Float", columns.T.reshape(len(self), *p.shape))

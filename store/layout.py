@@ -181,7 +181,7 @@ class Header:
             return cls(
                 parameters=ParameterTable.from_json(document["parameters"]),
                 buffers=ParameterTable.from_json(document.get("buffers", [])),
-                committed=committed,
+                committed=int(committed or 0),
                 schedule=str(document.get("schedule", "")),
                 preset=str(document.get("preset", "")),
                 versions=dict(document.get("versions", {})),

@@ -63,6 +63,9 @@ def refuse_existing(
     weightcast.store.errors.OutputExistsError: output / exists: choose another path
     """
     path = Path(path)
+    above = next((p for p in path.parents if p.exists()), path)
+    if above.is_file():
+        raise OutputExistsError(f"output {path} would lie below {above}, which is a file")
     if not path.exists():
         return path
     if any(path.resolve() == Path(i).resolve() for i in inputs):
@@ -153,12 +156,12 @@ def _swap(temporary: Path, path: Path) -> None:
     retired = path.with_name(f".{path.stem}.retired-{os.getpid()}{path.suffix}")
     remove(retired)
     temporary.stat()  # nothing was written: fail before anything moves
-    if path.exists():
+    if path.exists() or path.is_symlink():
         path.replace(retired)
     try:
         temporary.replace(path)
     except BaseException:
-        if retired.exists():
+        if retired.exists() or retired.is_symlink():
             retired.replace(path)
         raise
     remove(retired)

@@ -123,7 +123,7 @@ class Recipe:
             for name in ("context", "edges", "shares"):
                 values[name] = tuple(float(v) for v in values[name])
             return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise FormatError(f"{path} is damaged, its recipe: {error}") from error
 
 

@@ -191,11 +191,11 @@ def test_schedule_is_that_of_the_history_by_default(tmp_path: Path) -> None:
     Run().record(path, 4, schedule="every:3")
     Run.restored(4).record(path, 7, resume=True, start_step=4)
     assert History(path).steps.tolist() == [0, 3, 6]
-    Run.restored(7).record(path, 11, resume=True, start_step=7, schedule="every:8+steps:9,20")
+    Run.restored(7).record(path, 11, resume=True, start_step=7, schedule="steps:8,9+steps:20")
     assert History(path).steps.tolist() == [0, 3, 6, 8, 9]
     Run.restored(11).record(path, 25, resume=True, start_step=11)
     assert History(path).steps.tolist() == [0, 3, 6, 8, 9, 20]
-    for text in ("every:3", "every:8+steps:9,20"):
+    for text in ("every:3", "steps:8,9+steps:20"):
         assert text in History(path).info().schedule
 
 

@@ -207,8 +207,8 @@ def test_a_killed_overwrite_keeps_the_old(copies) -> None:
 
 def test_readers_beside_a_running_writer_see_whole_rows(tmp_path: Path) -> None:
     # every row r holds r everywhere: a fill value, or a row of another step, stands out
-    weights = np.repeat(np.arange(90, dtype=np.float32)[:, None], 5, axis=1)
-    source = Recorded(vector(5), list(range(90)), weights)
+    weights = np.repeat(np.arange(60, dtype=np.float32)[:, None], 5, axis=1)
+    source = Recorded(vector(5), list(range(60)), weights)
     path = tmp_path / "run.zarr"
     HistoryWriter.create(path, source.table, block=4).close()
     wrong: list[object] = []
@@ -225,11 +225,11 @@ def test_readers_beside_a_running_writer_see_whole_rows(tmp_path: Path) -> None:
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        for low in range(0, 90, 3):
+        for low in range(0, 60, 3):
             append(path, source, low, low + 3)
     finally:
         done.set()
         thread.join()
     assert wrong == []
-    assert seen <= set(range(0, 91, 3))
-    assert len(History(path)) == 90
+    assert seen <= set(range(0, 61, 3))
+    assert len(History(path)) == 60

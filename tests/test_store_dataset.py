@@ -113,7 +113,7 @@ def build(history: Path, path: Path, recipe: Recipe, **kwargs: Any) -> Dataset:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_a_dataset_is_that_of_the_reference(data: st.DataObject) -> None:
     recorded = data.draw(finite_histories())

@@ -63,7 +63,7 @@ def assert_holds(history: History, recorded: Recorded) -> None:
         assert all(same_bits(state[name], expected[name]) for name in expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(histories(), st.integers(1, 7), st.integers(1, 5), SIZES)
 def test_what_is_appended_is_what_is_read(
     recorded: Recorded, block: int, width: int, sizes: list[int]
