@@ -111,7 +111,7 @@ BAD_INPUT = {
     "foreign folder": (
         "record -o {folder} --overwrite -- {script}",
         2,
-        ("not a weightcast output",),
+        ("not a weightcast history",),
     ),
     "no history": ("info {new}", 2, ("does not exist",)),
     "not a history": ("info {folder}", 1, ("not a Zarr v3 group",)),
