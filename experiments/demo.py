@@ -109,8 +109,9 @@ def run_demo(
     -------
     DemoResult
     """
-    from weightcast.experiments.figure import save_figure
+    from weightcast.experiments.figure import require_matplotlib, save_figure
 
+    require_matplotlib()
     folder, task = claim(Path(output)), digits()
     progress = progress or (lambda what, done, total: None)
     with one_thread(), _counted(progress, "train the source network", steps) as tick:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,23 @@ COLOURS = {
 }
 
 
+def require_matplotlib() -> None:
+    """Find out, before any work that ends in a picture, that one can be drawn.
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    try:
+        importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise MissingExtraError(
+            "pictures need matplotlib: install weightcast with the extra 'plot', as in "
+            "pip install 'weightcast[plot]'"
+        ) from error
+
+
 def save_figure(result: DemoResult, path: str | Path) -> None:
     """Draw a demo's curves: a line a seed, and the median of the seeds in bold.
 
@@ -36,13 +54,9 @@ def save_figure(result: DemoResult, path: str | Path) -> None:
     MissingExtraError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            "pictures need matplotlib: install weightcast with the extra 'plot', as in "
-            "pip install 'weightcast[plot]'"
-        ) from error
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
     for arm, curves in result.curves.items():

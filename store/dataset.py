@@ -178,7 +178,10 @@ def lay_out(path: Path, recipe: Recipe, dtype: npt.DTypeLike, source: str) -> No
         with file.open("wb") as opened:
             # A hole that a mapped write cannot fill, on a full disk, would kill the process.
             size = math.prod(shape) * np.dtype(column.dtype).itemsize
-            os.posix_fallocate(opened.fileno(), 0, size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(opened.fileno(), 0, size)
+            else:  # macOS
+                opened.truncate(size)
     group.attrs[ATTRIBUTE] = {
         "dataset_format": DATASET_VERSION,
         "recipe": recipe.to_json(),

@@ -158,7 +158,7 @@ class History:
         """A parameter's whole history, shape (T, *shape)."""
         if not isinstance(name, str):
             raise UsageError(
-                f"name a parameter, such as {next(iter(self.parameters)).name!r}: "
+                f"name a parameter, such as {next((p.name for p in self.parameters), '')!r}: "
                 f"got {name!r}; a step is read with snapshot or state"
             )
         p = self.parameters[name]
