@@ -77,7 +77,7 @@ def _on_jumps(result: DemoResult) -> str:
         conclusion = f"jumps helped in no run, and hurt in {later} of {len(saved)}"
     else:
         conclusion = "no difference to speak of: jumps did not help"
-    each = ", ".join("never" if s is None else f"{-s:+.0%}" for s in saved)
+    each = ", ".join("never" if s is None else f"{0 - s:+.0%}" for s in saved)
     plain_loss, loss = (median(c.loss[-1] for c in result.curves[a]) for a in ("plain", "jumps"))
     return (
         "Jumps: steps until the plain run's best accuracy is reached, against the plain run of the "
