@@ -202,6 +202,12 @@ def test_steps_to_best_are_each_seeds_own() -> None:
     assert steps_to_best(result, "jumps") == [60, None]
 
 
+def test_one_lucky_evaluation_of_the_plain_run_is_not_its_best() -> None:
+    result = made(jumps=[60, 60])
+    result.curves["plain"][0].accuracy[150] = 1.0
+    assert steps_to_best(result, "jumps") == [60, 60]
+
+
 def about_jumps(result: DemoResult) -> str:
     (line,) = [line for line in verdict(result).splitlines() if line.startswith("Jumps: ")]
     return line
@@ -531,3 +537,31 @@ def test_settings_are_tuned_on_training_images_only(task: Task) -> None:
     assert {x.numpy().tobytes() for x in (*tuning.train_x, *tuning.validation_x)} <= images
     assert len(tuning.train_x) + len(tuning.validation_x) == len(task.train_x)
     assert len(tuning.validation_x) == pytest.approx(0.2 * len(task.train_x), abs=1)
+
+
+def tuned(task: Task, seed: int, rate: float, *, one_cycle: bool) -> float:
+    """Last loss of the target network at a constant rate, or on a one-cycle schedule."""
+    network = target_network(seed)
+    optimizer = torch.optim.SGD(network.parameters(), lr=rate)
+    after = []
+    if one_cycle:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, rate, total_steps=STEPS + 1, cycle_momentum=False
+        )
+        after = [schedule.step]
+    curve = train(
+        network, optimizer, task, steps=STEPS, seed=seed, evaluate_every=STEPS, after_step=after
+    )
+    return curve.loss[-1]
+
+
+@pytest.mark.parametrize(("arm", "chosen"), [("tuned rate", "rate"), ("one-cycle", "peak")])
+def test_the_tuned_arms_run_at_the_best_rate(ran: Ran, arm: str, chosen: str, task: Task) -> None:
+    """The best on the tuning seed and images; then on the seeds and images that all arms have."""
+    one_cycle = arm == "one-cycle"
+    part = task.for_tuning()
+    losses = {r: tuned(part, demo.TUNING_SEED, r, one_cycle=one_cycle) for r in demo.RATES}
+    best = min(losses, key=losses.__getitem__)
+    assert getattr(ran.result, chosen) == best
+    expected = [tuned(task, seed, best, one_cycle=one_cycle) for seed in range(2)]
+    assert [curve.loss[-1] for curve in ran.result.curves[arm]] == expected
