@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -108,18 +109,7 @@ def jump_checkpoint(
     """
     output = refuse_existing(output, overwrite=overwrite, kind="file")
     forecaster = forecaster.ready()
-    if step > 0:
-        history.row(step)  # first of all: that the step is there
-    steps: list[int] = context_steps(step, forecaster.context_).tolist()
-    if step < 1 or len(set(steps)) != len(steps):
-        raise UsageError(f"step {step} is too early to jump: its context would be {steps}")
-    rows = [history.snapshot(s) for s in steps]
-    for s, row in zip(steps, rows, strict=True):
-        if not np.isfinite(row).all():
-            raise NonFiniteError(
-                f"weights must be finite to be forecast: {history.path} has NaN or infinite ones "
-                f"at step {s}: jump at an earlier step"
-            )
+    steps, rows = _context(history, step, forecaster)
     document, notes = _load(Path(checkpoint))
     state = _state_dict(document, key, checkpoint)
     if output.suffix == ".safetensors" and state.keys() != document.keys():
@@ -148,6 +138,25 @@ def jump_checkpoint(
     known = {p.name for p in (*history.parameters, *history.buffers)}
     left = sum(known.isdisjoint(_plain_names(name)) for name in state)
     return JumpReport(steps, target, total, moved / max(total, 1), drift, left)
+
+
+def _context(
+    history: History, step: int, forecaster: Forecaster
+) -> tuple[list[int], list[npt.NDArray[Any]]]:
+    """Steps of a jump's context and all weights at each, finite."""
+    if step > 0:
+        history.row(step)  # first of all: that the step is there
+    steps: list[int] = context_steps(step, forecaster.context_).tolist()
+    if step < 1 or len(set(steps)) != len(steps):
+        raise UsageError(f"step {step} is too early to jump: its context would be {steps}")
+    rows = [history.snapshot(s) for s in steps]
+    for s, row in zip(steps, rows, strict=True):
+        if not np.isfinite(row).all():
+            raise NonFiniteError(
+                f"weights must be finite to be forecast: {history.path} has NaN or infinite ones "
+                f"at step {s}: jump at an earlier step"
+            )
+    return steps, rows
 
 
 def _largest(distances: Iterator[torch.Tensor]) -> float:

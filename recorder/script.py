@@ -27,7 +27,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from weightcast.recorder.recording import Recorder, RecordingSummary, check_output
+from weightcast.recorder.recording import Recorder, RecordingSummary
+from weightcast.recorder.resume import check_output
 from weightcast.recorder.schedule import parse_schedule
 from weightcast.recorder.selection import select_from_optimizer
 from weightcast.recorder.step import StepCounter
