@@ -225,7 +225,7 @@ def _match(
     history: History, state: dict[str, torch.Tensor], path: object
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Pair the history's parameters with the checkpoint's tensors."""
-    plain = {n: tensor for name, tensor in state.items() for n in _plain_names(name)} | state
+    plain = _unwrapped(state, {p.name for p in history.parameters})
     for p in history.parameters:
         tensor = plain.get(p.name)
         if tensor is None:
@@ -240,6 +240,16 @@ def _match(
                 f"in {path} and {list(p.shape)} in {history.path}"
             )
         yield p.name, tensor
+
+
+def _unwrapped(state: dict[str, torch.Tensor], wanted: set[str]) -> dict[str, torch.Tensor]:
+    """The tensors under the history's names: a wrapper puts its prefix before all of them."""
+    while not wanted <= state.keys():
+        inner = {n.split(".", 1)[1]: t for n, t in state.items() if n.startswith(_PREFIXES)}
+        if not inner:
+            break
+        state = inner
+    return state
 
 
 def _plain_names(name: str) -> Iterator[str]:

@@ -19,6 +19,7 @@ rate of the first four arms is the paper's and is not tuned.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -181,8 +182,8 @@ def compare(
     run = _Run(task, steps, tick)
     jump_points = [round(share * steps) for share in JUMPS]
     tuning = _Run(task.for_tuning(), steps, tick)
-    rate = min(RATES, key=lambda r: tuning.constant(TUNING_SEED, r).loss[-1])
-    peak = min(RATES, key=lambda r: tuning.one_cycle(TUNING_SEED, r).loss[-1])
+    rate = min(RATES, key=lambda r: _last_loss(tuning.constant(TUNING_SEED, r)))
+    peak = min(RATES, key=lambda r: _last_loss(tuning.one_cycle(TUNING_SEED, r)))
     curves: dict[str, list[Curve]] = {arm: [] for arm in ARMS}
     forecast = []
     for seed in range(seeds):
@@ -201,6 +202,11 @@ def compare(
         for first, e in zip(forecast[0], by_point, strict=True)
     ]
     return DemoResult(steps, jump_points, rate, peak, curves, [*named, overall(named)])
+
+
+def _last_loss(curve: Curve) -> float:
+    """The loss that tuning goes by: a run that diverged is worse than any other."""
+    return curve.loss[-1] if math.isfinite(curve.loss[-1]) else math.inf
 
 
 @dataclass(frozen=True)

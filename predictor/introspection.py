@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -172,8 +171,8 @@ class Introspection(Forecaster):
             raise UsageError(f"decay must be a number from 0 to 1: got {self.decay!r}")
         for name in ("scale", "learning_rate"):
             value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 < value < math.inf:
-                raise UsageError(f"{name} must be a number above 0: got {value!r}")
+            if not isinstance(value, Real) or not 1e-30 <= value <= 1e30:  # what float32 can hold
+                raise UsageError(f"{name} must be a number from 1e-30 to 1e30: got {value!r}")
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What was learned, by name, for a file."""

@@ -220,6 +220,46 @@ def test_a_model_may_have_a_part_called_module(tmp_path: Path) -> None:
         jump_checkpoint(inner.history, STEP, LinearFit(), tmp_path / "in.pt", tmp_path / "other.pt")
 
 
+class Both(nn.Module):
+    """A weight of its own, and one of a part called module, of the same shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 3))
+        self.module = nn.Linear(3, 2, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(x) + x @ self.weight.T
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_names_that_could_be_one_anothers_wrapped_ones_are_not_mixed_up(
+    prefix: str, tmp_path: Path
+) -> None:
+    recorded = record(Both(), tmp_path / "h.zarr")
+    assert recorded.names == ["weight", "module.weight"]
+    torch.save({prefix + n: t for n, t in recorded.states[STEP].items()}, tmp_path / "in.pt")
+    report = jump_checkpoint(
+        recorded.history, STEP, LinearFit(), tmp_path / "in.pt", tmp_path / "out.pt"
+    )
+    assert report.drift == 0
+    expected = by_hand(recorded, LinearFit(), [10, 7, 4, 0])
+    found = load_torch(tmp_path / "out.pt")
+    assert same(found, {prefix + name: t for name, t in expected.items()})
+
+
+def test_an_averaged_model_is_wrapped_but_for_its_count(tmp_path: Path) -> None:
+    recorded = record(nn.Sequential(nn.Linear(3, 2)), tmp_path / "h.zarr")
+    state = {"n_averaged": torch.tensor(3)}
+    state |= {f"module.{name}": t for name, t in recorded.states[STEP].items()}
+    torch.save(state, tmp_path / "in.pt")
+    jump_checkpoint(recorded.history, STEP, LinearFit(), tmp_path / "in.pt", tmp_path / "out.pt")
+    expected = by_hand(recorded, LinearFit(), [10, 7, 4, 0])
+    found = load_torch(tmp_path / "out.pt")
+    assert found.pop("n_averaged") == 3
+    assert same(found, {f"module.{name}": t for name, t in expected.items()})
+
+
 def test_a_history_of_some_parameters_jumps_those(tmp_path: Path) -> None:
     model = normed()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -333,6 +333,40 @@ def test_steps_that_are_not_taken_are_not_counted() -> None:
     assert jumper.step == 1
 
 
+def test_a_step_skipped_for_its_overflow_is_not_counted() -> None:
+    """AMP's scaler calls a fused optimizer all the same, and nothing changes."""
+    weight = nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    jumper = Jumper(optimizer, LinearFit((1.0, 0.0)), [3])
+    for slope in (1.0, math.inf, 1.0, 1.0):
+        optimizer.zero_grad()
+        scaler.scale((slope * weight).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert (jumper.step, jumper.jumped) == (3, [3])
+    assert weight.tolist() == [-6.0, -6.0]
+
+
+class Wrapping(torch.optim.SGD):
+    """An optimizer built on another: the hooks of both run."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+def test_a_step_inside_a_step_counts_once() -> None:
+    weight = nn.Parameter(torch.zeros(1))
+    torch.optim.SGD([weight])  # from now on the inner class has hooks too
+    optimizer = Wrapping([weight], lr=1.0)
+    jumper = Jumper(optimizer, LinearFit((1.0, 0.0)), [4])
+    for _ in range(4):
+        weight.grad = torch.ones(1)
+        optimizer.step()
+    assert (jumper.step, jumper.jumped) == (4, [4])
+    assert weight.item() == -8.0
+
+
 def test_step_0_is_the_weights_before_the_first_step() -> None:
     """Also where they were loaded after the jumper was made."""
     weight = nn.Parameter(torch.tensor([5.0]))
@@ -445,6 +479,21 @@ def test_no_parameter_is_forecast_from_anothers_past() -> None:
             optimizer.step()
     assert a.item() == -6.0
     assert b.item() in (46.0, 42.0)  # as trained, or as far again
+
+
+def test_parameters_added_later_are_refused_at_the_jump() -> None:
+    first, second = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([first], lr=1.0)
+    Jumper(optimizer, LinearFit((1.0, 0.0)), [4])
+    for step in range(1, 5):
+        if step == 3:
+            optimizer.add_param_group({"params": [second]})
+        first.grad = second.grad = torch.ones(1)
+        if step < 4:
+            optimizer.step()
+    with refuses(ShapeError, "step 4"):
+        optimizer.step()
+    assert (first.item(), second.item()) == (-4.0, -2.0)
 
 
 # ---- memory

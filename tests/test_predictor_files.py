@@ -266,6 +266,7 @@ def test_wrong_tensors_are_refused(name: str, tmp_path: Path) -> None:
         {"parameters": {"hidden": 6, "scale": None}},
         {"parameters": {"hidden": 6, "scale": 0}},
         {"parameters": {"hidden": 6, "scale": math.nan}},
+        {"parameters": {"hidden": 6, "scale": 10**300}},
         {"parameters": {"hidden": 6, "horizon": "2"}},
         {"parameters": {"hidden": 6, "horizon": math.nan}},
         {"parameters": {"hidden": 6, "context": [1, 0.5]}},

@@ -317,13 +317,21 @@ def float64_by_default() -> Any:
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("state", [torch.no_grad, torch.inference_mode, float64_by_default])
-def test_global_state_does_not_disturb_fitting(state: Any) -> None:
+def half_precision() -> Any:
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "state", [torch.no_grad, torch.inference_mode, half_precision, float64_by_default]
+)
+def test_global_state_disturbs_neither_fitting_nor_forecasts(state: Any) -> None:
     X, y = roots(50, seed=0)
-    expected = Introspection(steps=5).fit(X, y).predict(X)
+    expected = Introspection(steps=5).fit(X, y)
     with state():
-        found = Introspection(steps=5).fit(X, y).predict(X)
-    assert found.tobytes() == expected.tobytes()
+        found = Introspection(steps=5).fit(X, y)
+        inside = found.predict(X)
+    assert inside.tobytes() == expected.predict(X).tobytes()
+    assert found.predict(X).tobytes() == inside.tobytes()
 
 
 def test_progress_counts_up_to_the_steps() -> None:
@@ -344,10 +352,11 @@ def test_progress_counts_up_to_the_steps() -> None:
         {"hidden": 0},
         {"scale": 0.0},
         {"scale": float("nan")},
+        {"scale": 10**300},
         {"learning_rate": -1.0},
         {"decay_every": 0},
     ],
-    ids=str,
+    ids=lambda options: str(options)[:30],
 )
 def test_options_that_cannot_train_are_refused(options: dict[str, Any]) -> None:
     X, y = roots(50, seed=0)
