@@ -117,7 +117,8 @@ def jump_checkpoint(
             f"a safetensors file holds tensors only, and {checkpoint} has more: give another "
             f"suffix than that of {output}"
         )
-    targets = dict(_match(history, state, checkpoint))
+    named = _unwrapped(state, {p.name for p in history.parameters})
+    targets = dict(_match(history, named, checkpoint))
     snapshots = [[_piece(history, row, name) for name in targets] for row in rows]
     now = list(targets.values())
     drift = _largest(_distance(a, b) for a, b in zip(now, snapshots[0], strict=True))
@@ -136,7 +137,7 @@ def jump_checkpoint(
     total = history.parameters.size
     target = int(context_steps(step, (forecaster.horizon,))[0])
     known = {p.name for p in (*history.parameters, *history.buffers)}
-    left = sum(known.isdisjoint(_plain_names(name)) for name in state)
+    left = len(state) - len(known & named.keys())
     return JumpReport(steps, target, total, moved / max(total, 1), drift, left)
 
 
@@ -222,14 +223,13 @@ def _state_dict(document: Any, key: str | None, path: object) -> dict[str, torch
 
 
 def _match(
-    history: History, state: dict[str, torch.Tensor], path: object
+    history: History, named: dict[str, torch.Tensor], path: object
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Pair the history's parameters with the checkpoint's tensors."""
-    plain = _unwrapped(state, {p.name for p in history.parameters})
     for p in history.parameters:
-        tensor = plain.get(p.name)
+        tensor = named.get(p.name)
         if tensor is None:
-            have = ", ".join(list(plain)[:5])
+            have = ", ".join(list(named)[:5])
             raise ShapeError(
                 f"checkpoint and history must hold the same parameters: {path} has no {p.name!r}; "
                 f"it has {have}, ..."
@@ -250,11 +250,3 @@ def _unwrapped(state: dict[str, torch.Tensor], wanted: set[str]) -> dict[str, to
             break
         state = inner
     return state
-
-
-def _plain_names(name: str) -> Iterator[str]:
-    """A name, and what it is without what data-parallel and compiled wrappers put before it."""
-    yield name
-    while name.startswith(_PREFIXES):
-        name = name.split(".", 1)[1]
-        yield name

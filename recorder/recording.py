@@ -136,27 +136,27 @@ class Recorder:
         path = Path(path).absolute()  # the run may change its folder
         going_on = resume and path.exists()
         if schedule is None:
-            known = History(path).header.schedule if going_on else ""
-            schedule = known.rpartition(" ")[2] or "every:1"  # the latest, of several resumed ones
+            schedule = (History(path).header.latest_schedule if going_on else "") or "every:1"
         self.schedule = parse_schedule(schedule) if isinstance(schedule, str) else schedule
         self.selection = model if isinstance(model, Selection) else select(model, include, exclude)
         self._block = Block(self.selection, memory)
         if going_on:
-            history = History(path)
-            self.step = resume_at(history, self.selection, self._block, start_step)
+            before = History(path)
+            self.step = resume_at(before, self.selection, self._block, start_step)
             if not allow_gap:
-                refuse_gap(history, self.schedule, self.step)
+                refuse_gap(before, self.schedule, self.step)
             self._writer = HistoryWriter.open(path)
             self._writer.add_schedule(str(self.schedule), self.step)
         else:
             self._writer = self._create(path, preset, metadata, overwrite)
             self.step = 0
         self._known = self._writer.last_step  # steps up to here are in the history already
-        logged = self._writer.header.metrics
-        self._logged = {name: last_logged(History(path), name) for name in logged}
+        history = History(path)
+        self._logged = {name: last_logged(history, name) for name in history.metrics}
         self._metrics: dict[str, list[tuple[int, float]]] = {}
         self._handles: list[RemovableHandle] = []
-        self._begin = time.perf_counter() - self._last_time()
+        spent = float(history.times[-1]) if len(history) else 0.0
+        self._begin = time.perf_counter() - spent
         self._flushed = float("-inf")  # so that step 0 is committed with the first step counted
         self._steps = StepCounter()
         self._seconds = 0.0
@@ -299,7 +299,3 @@ class Recorder:
             metadata=metadata,
             overwrite=overwrite,
         )
-
-    def _last_time(self) -> float:
-        times = History(self._writer.path).times
-        return float(times[-1]) if len(times) else 0.0

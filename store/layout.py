@@ -133,6 +133,11 @@ class Header:
     metadata: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def latest_schedule(self) -> str:
+        """The schedule in force, of the several that a resumed recording may have had."""
+        return self.schedule.rpartition(" ")[2]
+
     def to_json(self) -> dict[str, Any]:
         """Plain data, for the group's attributes."""
         return {

@@ -174,7 +174,7 @@ class HistoryWriter:
 
     def add_schedule(self, schedule: str, step: int) -> None:
         """Keep the schedule of a resumed recording beside the one before, if it is another."""
-        if schedule != self.header.schedule:
+        if schedule != self.header.latest_schedule:
             both = f"{self.header.schedule}, from step {step} {schedule}"
             self._commit(replace(self.header, schedule=both))
 

@@ -287,3 +287,15 @@ def test_what_is_no_history_is_not_resumed(tmp_path: Path) -> None:
     with refuses(FormatError, "Zarr"):
         Recorder(Run().model, tmp_path / "notes.txt", resume=True)
     assert (tmp_path / "notes.txt").read_text() == "keep me"
+
+
+def test_schedules_of_resumed_runs_are_kept_once(tmp_path: Path) -> None:
+    """The latest goes on by default, and is not written down again each time."""
+    path = tmp_path / "run.zarr"
+    Run().record(path, 4, schedule="every:2")
+    for start, schedule in ((4, "every:1"), (6, None), (8, None)):
+        run = Run.restored(start)
+        run.record(path, start + 2, schedule=schedule, resume=True)
+    history = History(path)
+    assert history.header.schedule == "every:2, from step 4 every:1"
+    assert history.steps.tolist() == [0, 2, 4, 5, 6, 7, 8, 9, 10]

@@ -67,7 +67,7 @@ def main():
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     start = 0
     if args.load:
-        saved = torch.load(args.load)
+        saved = torch.load(args.load, weights_only=True)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         start = saved["step"]
@@ -154,7 +154,7 @@ def tree(path: str) -> dict[str, bytes]:
 
 
 def assert_records_what_the_script_held(path: str = "run.zarr") -> None:
-    history, states = History(path), torch.load("states.pt")
+    history, states = History(path), torch.load("states.pt", weights_only=True)
     for step, state in states.items():
         recorded = history.state(step)
         assert list(recorded) == [*names(path), *(b.name for b in history.buffers)]
@@ -175,13 +175,13 @@ def run_plainly(*argv: str) -> None:
 
 def test_unchanged_script(capsys: pytest.CaptureFixture[str]) -> None:
     run_plainly("train.py", "--steps", "5")
-    plain, plain_states = capsys.readouterr(), torch.load("states.pt")
+    plain, plain_states = capsys.readouterr(), torch.load("states.pt", weights_only=True)
     argv, path, main_module = sys.argv[:], sys.path[:], sys.modules["__main__"]
     outcome = record_script(["train.py", "--steps", "5"], "run.zarr")
     assert (sys.argv, sys.path, sys.modules["__main__"]) == (argv, path, main_module)
     assert capsys.readouterr() == plain  # its arguments, results and random numbers
     assert "['train.py', '--steps', '5']" in plain.out
-    for step, state in torch.load("states.pt").items():
+    for step, state in torch.load("states.pt", weights_only=True).items():
         assert all(torch.equal(state[name], plain_states[step][name]) for name in state)
     assert (outcome.exit_code, outcome.failure, outcome.others) == (0, "", 0)
     assert outcome.summary is not None
