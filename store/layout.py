@@ -5,6 +5,7 @@
     run.zarr/                         one Zarr v3 group; its attribute "weightcast" holds the header
       weights  [P, T] float32         chunk: parameters x block of steps, whole blocks appended
       buffers  [B, T] float64         BatchNorm statistics and the like, so that a rewind is exact
+      gradients, optimizer/KEY        [P, T] like weights: further arrays, if they were asked for
       step     [T] int64              strictly increasing optimizer steps, 0 first
       time     [T] float64            seconds since the recording began
       metrics/NAME/value, .../step    what the training loop logged
@@ -14,6 +15,7 @@ Rows at and past ``committed`` in the header are not there for a reader.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,21 +31,8 @@ STEPS_PER_CHUNK = 64
 MOST_FILES_PER_BLOCK = 1000
 SHORT_CHUNK = 4096  # of the one-dimensional arrays: 32 KB
 
-# Lossless, and readable by any Zarr v3 library: Blosc is in the core specification.
-# DESIGN.md section 3 has what they reach on real histories, bytes per float32 value and speed.
-PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"},
-    "compact": {"cname": "zstd", "clevel": 5, "shuffle": "bitshuffle"},
-}
-
 _METRIC_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}")
-
-
-def check_preset(preset: str) -> str:
-    """Return the name of a codec preset, or refuse it."""
-    if preset not in PRESETS:
-        raise UsageError(f"preset must be one of {', '.join(PRESETS)}: got {preset!r}")
-    return preset
+_EXTRA_NAME = re.compile(r"gradients|optimizer/[A-Za-z0-9_]{1,60}")
 
 
 def block_length(row_bytes: int, budget: int) -> int:
@@ -104,6 +93,22 @@ and does not start with a dot or __, and is not zarr.json: got '../weights'
     return f"metrics/{name.replace('/', '%2F')}"
 
 
+def check_extra(name: object) -> str:
+    """Return the name of a further array, which is also its path in the group, or refuse it.
+
+    Examples
+    --------
+    >>> check_extra("gradients"), check_extra("optimizer/exp_avg")
+    ('gradients', 'optimizer/exp_avg')
+    """
+    if not isinstance(name, str) or not _EXTRA_NAME.fullmatch(name):
+        raise UsageError(
+            "a further array is gradients, or optimizer/KEY with a key of the optimizer's state in "
+            f"letters, digits and _: got {name!r}"
+        )
+    return name
+
+
 @dataclass
 class Header:
     """The attribute that makes a Zarr group a history.
@@ -116,12 +121,20 @@ class Header:
         Steps that are there for a reader.
     schedule, preset : str
         How the history was recorded.
+    error : float or None
+        The absolute error bound of the weights, if the preset is ``bounded``.
     versions : dict
         Of weightcast, torch and whatever else wrote it.
     metadata : dict
         The user's own, JSON-able.
     metrics : dict of str to int
         Committed entries of each metric.
+    extras : tuple of str
+        Further arrays in the shape of the weights: ``gradients``, ``optimizer/exp_avg``.
+    ties : dict of str to str
+        Further names of tied tensors, each with the name that the tensor is stored under.
+    ring : (str, int) or None
+        The ring file that the latest metric entries came from, and how many of it are committed.
     """
 
     parameters: ParameterTable
@@ -129,9 +142,13 @@ class Header:
     committed: int = 0
     schedule: str = ""
     preset: str = "fast"
+    error: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, int] = field(default_factory=dict)
+    extras: tuple[str, ...] = ()
+    ties: dict[str, str] = field(default_factory=dict)
+    ring: tuple[str, int] | None = None
 
     @property
     def latest_schedule(self) -> str:
@@ -147,9 +164,13 @@ class Header:
             "buffers": self.buffers.to_json(),
             "schedule": self.schedule,
             "preset": self.preset,
+            "error": self.error,
             "versions": self.versions,
             "metadata": self.metadata,
             "metrics": self.metrics,
+            "extras": list(self.extras),
+            "ties": self.ties,
+            "ring": self.ring and list(self.ring),
         }
 
     @classmethod
@@ -177,11 +198,19 @@ class Header:
         for what, count in [("steps", committed), *metrics.items()]:
             if type(count) is not int or count < 0:
                 raise FormatError(f"{path} is damaged: {count!r} is not a count of {what}")
+        extras = document.get("extras", [])
+        if not isinstance(extras, list):
+            raise FormatError(f"{path} is damaged: its further arrays are {extras!r}")
         try:
             for name in metrics:
                 metric_path(name)
+            for name in extras:
+                check_extra(name)
         except UsageError as error:
             raise FormatError(f"{path} is damaged: {error}") from error
+        bound = document.get("error")
+        if bound is not None and (type(bound) not in (int, float) or not 0 < bound < math.inf):
+            raise FormatError(f"{path} is damaged: its error bound is {bound!r}")
         try:
             return cls(
                 parameters=ParameterTable.from_json(document["parameters"]),
@@ -189,9 +218,28 @@ class Header:
                 committed=int(committed or 0),
                 schedule=str(document.get("schedule", "")),
                 preset=str(document.get("preset", "")),
+                error=None if bound is None else float(bound),
                 versions=dict(document.get("versions", {})),
                 metadata=dict(document.get("metadata", {})),
                 metrics=metrics,
+                extras=tuple(extras),
+                ties=_ties(document.get("ties", {})),
+                ring=_ring(document.get("ring")),
             )
-        except (TypeError, ValueError, RecursionError) as error:
+        except (ArithmeticError, TypeError, ValueError, RecursionError) as error:
             raise FormatError(f"{path} is damaged: {error}") from error
+
+
+def _ties(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise ValueError(f"its ties are {value!r}")
+    return value
+
+
+def _ring(value: Any) -> tuple[str, int] | None:
+    if value is None:
+        return None
+    name, entries = value
+    if not isinstance(name, str) or type(entries) is not int:
+        raise ValueError(f"its ring is {value!r}")
+    return name, entries

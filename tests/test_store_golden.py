@@ -6,6 +6,7 @@ not change what the files are held against.
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from golden import make_golden
 from store_reference import same_bits
 
 from weightcast.store import Dataset, History, Recipe
+from weightcast.store.rounded import decode
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -29,9 +31,19 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return fresh
 
 
+@pytest.fixture(scope="module", params=["history-v1.zarr", "history-v1-compact.zarr"])
+def lossless(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def history(folder: Path) -> History:
-    return History(folder / "history-v1.zarr")
+def history(folder: Path, lossless: str) -> History:
+    return History(folder / lossless)
+
+
+@pytest.fixture(scope="module")
+def bounded(folder: Path) -> History:
+    return History(folder / "history-v1-bounded.zarr")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +55,7 @@ def float32(rows: list[object]) -> np.ndarray:
     return np.array(rows, dtype=np.float32)
 
 
-def test_header_of_history_v1(history: History) -> None:
+def test_header_of_history_v1(history: History, lossless: str) -> None:
     info = history.info()
     assert info.parameters == [
         ("fc.weight", (2, 5), "bfloat16", "weight"),
@@ -51,7 +63,8 @@ def test_header_of_history_v1(history: History) -> None:
     ]
     assert [(p.name, p.shape, p.offset) for p in history.buffers] == [("bn.running_mean", (2,), 0)]
     assert info.schedule == "every:1"
-    assert info.preset == "fast"
+    assert info.preset == ("compact" if "compact" in lossless else "fast")
+    assert info.error is None
     assert info.versions.keys() == {"weightcast", "torch"}
     assert info.versions["torch"] == "2.13.0"
     assert info.metadata == {"seed": 7, "note": "golden"}
@@ -96,9 +109,44 @@ def test_buffers_of_history_v1(history: History) -> None:
         assert same_bits(history.state(step)["bn.running_mean"], np.array(values))
 
 
-def test_layout_of_history_v1(folder: Path) -> None:
+def test_header_of_bounded_history_v1(bounded: History) -> None:
+    assert (bounded.info().preset, bounded.info().error) == ("bounded", 0.02)
+
+
+def test_weights_of_bounded_history_v1(bounded: History) -> None:
+    """Two full chunks are rounded to 0.039375; the last, which may still fill up, is exact."""
+    rounded = {
+        0: [13, -25, 51, 6, 76, -13, 38, -63, 3, 102, 0, 25],
+        1: [19, -38, 57, 13, 51, -6, 25, -51, 10, 114, 13, 25],
+        2: [25, -51, 65, 10, 38, 6, 19, -48, 8, 122, 17, 25],
+        4: [35, -76, 48, 21, 24, 13, 11, -32, 24, 141, 30, 25],
+    }
+    for step, values in rounded.items():
+        assert same_bits(bounded.snapshot(step), (np.array(values) * 0.039375).astype(np.float32))
+    last = [1.5, -4.0, 3.0, 1.25, 0.5, 0.75, 0.125, -1.0, 1.0, 6.0, 1.5, 1.0]
+    assert same_bits(bounded.snapshot(8), float32(last))
+
+
+def test_everything_but_the_weights_of_a_bounded_history_v1_is_exact(bounded: History) -> None:
+    assert same_bits(bounded.times, np.array([0.0, 0.25, 0.5, 1.0, 2.5]))
+    assert same_bits(bounded.state(1)["bn.running_mean"], np.array([1e-300, 0.1]))
+    assert same_bits(bounded.state(4)["bn.running_mean"], np.array([math.nan, 5e-324]))
+
+
+def test_chunks_of_bounded_v1(folder: Path) -> None:
+    """Each way of storing a chunk: what it is to decode to stands in the file."""
+    chunks = json.loads((folder / "bounded-v1.json").read_text())
+    assert [bytes.fromhex(c["payload"])[0] for c in chunks] == [1, 1, 1, 1, 1, 0, 0]
+    for c in chunks:
+        dtype = np.dtype(c["dtype"])
+        decoded = decode(bytes.fromhex(c["payload"]), tuple(c["shape"]), dtype, c["error"])
+        expected = np.frombuffer(bytes.fromhex(c["decoded"]), dtype).reshape(c["shape"])
+        assert same_bits(decoded, expected), c["name"]
+
+
+def test_layout_of_history_v1(folder: Path, lossless: str) -> None:
     """What a reader other than ours relies on: paths, shapes, dtypes and dimension names."""
-    group = zarr.open_group(folder / "history-v1.zarr", mode="r")
+    group = zarr.open_group(folder / lossless, mode="r")
     arrays = {
         name: (array.shape, str(array.dtype), array.metadata.dimension_names)
         for name, array in group.members(max_depth=None)

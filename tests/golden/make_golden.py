@@ -2,7 +2,7 @@
 
 A file in a published format is decoded for ever: never regenerate the files of a version that
 exists. When a format gets a new version, add `history-v2.zarr` beside the old one and keep the old
-one's test. This script therefore refuses to replace anything::
+one's test. This script therefore leaves alone what is there::
 
     python tests/golden/make_golden.py [FOLDER]
 """
@@ -10,6 +10,7 @@ one's test. This script therefore refuses to replace anything::
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from weightcast.store import Dataset, HistoryWriter, ParameterTable, build_dataset
+from weightcast.store.rounded import decode, encode
 
 TABLE = ParameterTable.of(
     [("fc.weight", (2, 5), "bfloat16", "weight"), ("fc.bias", (2,), "float32", "bias")]
@@ -34,10 +36,11 @@ WEIGHTS = [
 ]
 BUFFER_VALUES = [[0.0, -0.0], [1e-300, 0.1], [math.inf, -math.inf], [math.nan, 5e-324], [1.0, -1.0]]
 LOSS_STEPS, LOSS = [1, 2, 8], [2.5, 1.25, 0.5]
+BOUND = 0.02  # of the preset bounded
 METADATA = {"seed": 7, "note": "golden"}
 
 
-def make_history(path: Path) -> None:
+def make_history(path: Path, preset: str = "fast", error: float | None = None) -> None:
     """A history in two appends, the second of which ends within a chunk."""
     with HistoryWriter.create(
         path,
@@ -45,7 +48,8 @@ def make_history(path: Path) -> None:
         buffers=BUFFERS,
         block=2,
         schedule="every:1",
-        preset="fast",
+        preset=preset,
+        error=error,
         versions={"torch": "2.13.0"},
         metadata=METADATA,
     ) as writer:
@@ -56,6 +60,35 @@ def make_history(path: Path) -> None:
         writer.log("loss", LOSS_STEPS, LOSS)
 
 
+def bounded_chunks() -> list[tuple[str, np.ndarray, float]]:
+    """Chunks that show each way in which the codec of ``bounded`` stores one."""
+    slope = np.linspace(0, 1, 6)[:, None] * np.arange(1.0, 5) ** 1.5
+    padded = np.where(np.arange(6)[:, None] < 4, slope, np.nan)
+    filling = np.where(np.arange(4) < 2, slope, np.nan)
+    coarse = slope + 504.5 * (np.arange(6) == 5)[:, None]  # as fine as float32 is there
+    wavering = np.sin(np.arange(48) ** 2).reshape(6, 8).cumsum(axis=1)
+    return [
+        ("wavering", wavering.astype(np.float32), 0.01),
+        ("one byte, padded", padded.astype(np.float32), 0.01),
+        ("two bytes", slope.astype(np.float32), 1e-4),
+        ("four bytes, float64", slope, 1e-7),
+        ("some exact", coarse.astype(np.float32), 4e-5),
+        ("lossless", filling.astype(np.float32), 0.01),
+        ("lossless, float64", filling, 0.01),
+    ]
+
+
+def make_bounded_chunks(path: Path) -> None:
+    """Chunks of ``bounded`` as they are stored, and what they decode to, both in hex."""
+    chunks = []
+    for name, values, error in bounded_chunks():
+        payload = encode(values, error)
+        decoded = decode(payload, values.shape, values.dtype, error)
+        chunk = {"name": name, "dtype": str(values.dtype), "shape": values.shape, "error": error}
+        chunks.append(chunk | {"payload": payload.hex(), "decoded": decoded.tobytes().hex()})
+    path.write_text(json.dumps(chunks, indent=1) + "\n")
+
+
 def make_dataset(history: Path, path: Path) -> Dataset:
     """8 samples of the 24 candidates: 12 weights at t = 2 and t = 4."""
     return build_dataset(
@@ -64,10 +97,18 @@ def make_dataset(history: Path, path: Path) -> Dataset:
 
 
 def main(folder: Path) -> None:
-    """Write both, with paths relative to the folder: a dataset keeps the path of its source."""
+    """Write what is not there, with relative paths: a dataset keeps the path of its source."""
+    makers = {
+        "history-v1.zarr": make_history,
+        "history-v1-compact.zarr": lambda path: make_history(path, "compact"),
+        "history-v1-bounded.zarr": lambda path: make_history(path, "bounded", BOUND),
+        "bounded-v1.json": make_bounded_chunks,
+        "dataset-v1.zarr": lambda path: make_dataset(Path("history-v1.zarr"), path),
+    }
     with contextlib.chdir(folder):
-        make_history(Path("history-v1.zarr"))
-        make_dataset(Path("history-v1.zarr"), Path("dataset-v1.zarr"))
+        for name, make in makers.items():
+            if not Path(name).exists():
+                make(Path(name))
 
 
 if __name__ == "__main__":
