@@ -23,6 +23,7 @@ from weightcast.store.keyed import words
 from weightcast.store.layout import ATTRIBUTE
 from weightcast.store.reading import open_group
 from weightcast.store.recipe import Recipe
+from weightcast.store.remote import Place, printed
 
 DATASET_VERSION = 1
 _SPLIT_STREAM = 1 << 62  # apart from the streams of the draws
@@ -190,8 +191,20 @@ def lay_out(path: Path, recipe: Recipe, dtype: npt.DTypeLike, source: str) -> No
     }
 
 
-def open_stored(path: str | Path) -> History | Dataset:
-    """Open whichever of the two stands at a path, by what its header says."""
-    document = dict(open_group(Path(path)).attrs).get(ATTRIBUTE)
-    is_dataset = isinstance(document, dict) and "recipe" in document
-    return Dataset(path) if is_dataset else History(path)
+def open_stored(path: Place) -> History | Dataset:
+    """Open whichever of the two stands at a path, or the history at a URL, by what its header says.
+
+    Raises
+    ------
+    InputNotFoundError, FormatError
+        If it is neither.
+    UsageError
+        If it is a dataset that is not in a local folder.
+    """
+    document = dict(open_group(path).attrs).get(ATTRIBUTE)
+    if not isinstance(document, dict) or "recipe" not in document:
+        return History(path)
+    local = printed(path)
+    if not isinstance(local, Path):
+        raise UsageError(f"a dataset is memory-mapped: copy it to a local folder first; got {path}")
+    return Dataset(local)

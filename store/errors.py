@@ -20,6 +20,10 @@ class WeightcastError(Exception):
     exit_code = 1
 
 
+class WeightcastWarning(UserWarning):
+    """What went on otherwise than asked for; the command line prints it as one line."""
+
+
 class UsageError(WeightcastError, ValueError):
     """An argument breaks a rule that is known before any work starts."""
 
@@ -64,3 +68,7 @@ class RecordingError(WeightcastError, RuntimeError):
 
 class MissingExtraError(WeightcastError, ImportError):
     """An optional dependency is not installed; the message names the extra."""
+
+
+class RemoteError(WeightcastError, OSError):
+    """A store that is not a local folder does not answer, or refuses."""

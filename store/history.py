@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +15,12 @@ from weightcast.store.errors import (
     StepNotRecordedError,
     UsageError,
 )
+from weightcast.store.info import HistoryInfo, describe
 from weightcast.store.layout import ATTRIBUTE, Header, metric_path
 from weightcast.store.parameters import ParameterTable
 from weightcast.store.reading import open_array, open_group, read
+from weightcast.store.remote import Place, printed
+from weightcast.store.ring import ring_path
 
 Float = npt.NDArray[np.floating[Any]]
 
@@ -31,11 +33,16 @@ class History:
 
     Parameters
     ----------
-    path : str or Path
-        Folder of the history.
+    path : str, Path or zarr Store
+        Folder of the history; or a URL that fsspec or obstore opens, such as
+        ``s3://bucket/run.zarr``, or a store of Zarr's, to read from.
+    storage_options : dict, optional
+        For the library that opens a URL; without them it reads the environment.
 
     Attributes
     ----------
+    path : Path or str
+        Where it is; a str if that is not a local folder.
     parameters, buffers : ParameterTable
         What is recorded, in order; P is ``parameters.size``.
     steps : int64 array, shape (T,)
@@ -43,6 +50,11 @@ class History:
     weights : zarr.Array
         Raw array, float32 or float64, shape (P, at least T). Columns at and past T are not
         committed: prefer the methods.
+    group : zarr.Group
+        The raw group, read-only.
+    wide : dict of str to zarr.Array
+        All raw arrays of the same form, in the group's own names: ``weights``, ``buffers`` if there
+        are any, and what else was recorded, such as ``gradients`` or ``optimizer/exp_avg``.
 
     Raises
     ------
@@ -50,6 +62,8 @@ class History:
         If nothing is there.
     FormatError
         If it is not a history, is damaged, or is of a newer format.
+    RemoteError, MissingExtraError
+        If a URL cannot be read, or the extra ``weightcast[remote]`` is not installed.
 
     Examples
     --------
@@ -68,18 +82,27 @@ class History:
     array([3., 4.], dtype=float32)
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._group = open_group(self.path)
-        self.header = Header.from_json(dict(self._group.attrs).get(ATTRIBUTE), self.path)
+    def __init__(self, path: Place, *, storage_options: dict[str, Any] | None = None) -> None:
+        self.path, self._opened = printed(path), (path, storage_options)
+        if isinstance(self.path, Path):
+            _recover(self.path)
+        self.group = open_group(path, storage_options=storage_options)
+        self.header = Header.from_json(dict(self.group.attrs).get(ATTRIBUTE), self.path)
         self.parameters: ParameterTable = self.header.parameters
         self.buffers: ParameterTable = self.header.buffers
         self.weights = self._rows("weights", self.parameters, "float32 float64")
+        self.wide = {"weights": self.weights}
         if self.buffers.size:
-            self._buffers = self._rows("buffers", self.buffers, "float64")
+            self.wide["buffers"] = self._rows("buffers", self.buffers, "float64")
+        for name in self.header.extras:
+            self.wide[name] = self._rows(name, self.parameters, "float32 float64")
         self.steps = cast("npt.NDArray[np.int64]", self._column("step", "int64"))
         if np.any(np.diff(self.steps) <= 0):
             raise FormatError(f"{self.path} is damaged: its steps do not increase")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a worker process needs to open it again."""
+        return _reopened, self._opened
 
     def __len__(self) -> int:
         """Recorded steps, T."""
@@ -88,6 +111,19 @@ class History:
     def __repr__(self) -> str:
         span = f", steps {self.steps[0]} to {self.steps[-1]}" if len(self) else ""
         return f"History({str(self.path)!r}: {self.parameters.size} weights x {len(self)}{span})"
+
+    @property
+    def folder(self) -> Path:
+        """The local folder that it is in.
+
+        Raises
+        ------
+        UsageError
+            If it is remote.
+        """
+        if isinstance(self.path, Path):
+            return self.path
+        raise UsageError(f"this needs a history in a local folder: copy it there; got {self.path}")
 
     @property
     def times(self) -> npt.NDArray[np.float64]:
@@ -106,7 +142,7 @@ class History:
         count = self.header.metrics[name]
         steps, values = (
             read(
-                open_array(self._group, f"{metric_path(name)}/{array}", dtype, ndim=1, least=count),
+                open_array(self.group, f"{metric_path(name)}/{array}", dtype, ndim=1, least=count),
                 (slice(0, count),),
             )
             for array, dtype in (("step", "int64"), ("value", "float64"))
@@ -130,14 +166,24 @@ class History:
             + (f"the nearest are {' and '.join(near)}" if near else "it has no steps yet")
         )
 
-    def snapshot(self, step: int) -> Float:
-        """All weights at one step.
+    def snapshot(self, step: int, array: str = "weights") -> Float:
+        """All weights at one step, or another array in their order.
+
+        Parameters
+        ----------
+        step : int
+            A recorded step.
+        array : str
+            A name of `wide`: ``"gradients"`` gives those that led to this step.
 
         Returns
         -------
         float32 or float64 array, shape (P,)
+            Of what is not the weights: NaN where there was none.
         """
-        return cast("Float", read(self.weights, (slice(None), self.row(step))))
+        if array not in self.wide:
+            raise UsageError(f"no array {array!r} in {self.path}: there are {list(self.wide)}")
+        return cast("Float", read(self.wide[array], (slice(None), self.row(step))))
 
     def state(self, step: int) -> dict[str, Float]:
         """Parameters and buffers at one step, by name, each in its own shape.
@@ -147,7 +193,9 @@ class History:
         row = self.row(step)
         flat = [(self.parameters, self.snapshot(step))]
         if self.buffers.size:
-            flat.append((self.buffers, cast("Float", read(self._buffers, (slice(None), row)))))
+            flat.append(
+                (self.buffers, cast("Float", read(self.wide["buffers"], (slice(None), row))))
+            )
         return {
             p.name: values[p.offset : p.stop].reshape(p.shape)
             for table, values in flat
@@ -167,31 +215,15 @@ class History:
 
     def info(self) -> HistoryInfo:
         """Sizes and facts, as plain data."""
-        itemsize = np.dtype(self.weights.dtype).itemsize
-        return HistoryInfo(
-            path=str(self.path),
-            parameters=[(p.name, p.shape, p.dtype, p.kind) for p in self.parameters],
-            weights=self.parameters.size,
-            recorded=len(self),
-            first_step=int(self.steps[0]) if len(self) else None,
-            last_step=int(self.steps[-1]) if len(self) else None,
-            schedule=self.header.schedule,
-            preset=self.header.preset,
-            chunks=cast("tuple[int, int]", self.weights.chunks),
-            raw_bytes=self.parameters.size * len(self) * itemsize,
-            stored_bytes=sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file()),
-            metrics=self.metrics,
-            versions=self.header.versions,
-            metadata=self.header.metadata,
-        )
+        return describe(self)
 
     def _column(self, name: str, dtype: str) -> npt.NDArray[Any]:
         committed = self.header.committed
-        array = open_array(self._group, name, dtype, ndim=1, least=committed)
+        array = open_array(self.group, name, dtype, ndim=1, least=committed)
         return read(array, (slice(0, committed),))
 
     def _rows(self, name: str, table: ParameterTable, kinds: str) -> zarr.Array[Any]:
-        array = open_array(self._group, name, kinds, ndim=2, least=self.header.committed)
+        array = open_array(self.group, name, kinds, ndim=2, least=self.header.committed)
         if array.shape[0] != table.size:
             raise FormatError(
                 f"{self.path} is damaged: {name} hold {array.shape[0]} rows, the table has "
@@ -200,29 +232,16 @@ class History:
         return array
 
 
-@dataclass(frozen=True)
-class HistoryInfo:
-    """What `History.info` reports; sizes in bytes, `ratio` is raw over stored."""
+def _reopened(path: Place, storage_options: dict[str, Any] | None) -> History:
+    return History(path, storage_options=storage_options)
 
-    path: str
-    parameters: list[tuple[str, tuple[int, ...], str, str]]
-    weights: int
-    recorded: int
-    first_step: int | None
-    last_step: int | None
-    schedule: str
-    preset: str
-    chunks: tuple[int, int]
-    raw_bytes: int
-    stored_bytes: int
-    metrics: list[str]
-    versions: dict[str, str]
-    metadata: dict[str, Any]
 
-    @property
-    def ratio(self) -> float:
-        """How many times smaller the folder is than the plain numbers."""
-        return self.raw_bytes / max(self.stored_bytes, 1)
+def _recover(path: Path) -> None:
+    """Add to a history first what a recording that was killed left in its ring file."""
+    if ring_path(path).exists():
+        from weightcast.store.draining import recover_quietly  # it builds on this module
+
+        recover_quietly(path)
 
 
 def require_length(what: str, length: int, expected: int) -> None:

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -43,7 +43,7 @@ class SamplingPlan:
     Attributes
     ----------
     history : str
-        Path of the history.
+        Path or URL of the history.
     recipe : Recipe
     draws : int
         Draws of t per weight, R.
@@ -53,6 +53,8 @@ class SamplingPlan:
         Ranges of weights, each of whole chunks.
     bytes_decoded : int
         Bytes of weights that the two passes decode in all.
+    opened : History
+        The history itself; a worker process opens it again.
     """
 
     history: str
@@ -61,6 +63,7 @@ class SamplingPlan:
     choices: int
     tasks: tuple[tuple[int, int], ...]
     bytes_decoded: int
+    opened: History = field(repr=False, compare=False)
 
     def __str__(self) -> str:
         return (
@@ -88,6 +91,7 @@ def plan_sampling(history: History, recipe: Recipe, chunks_per_task: int = 1) ->
         choices=len(t),
         tasks=tuple((low, min(low + width, total)) for low in range(0, total, width)),
         bytes_decoded=2 * total * len(history) * history.weights.dtype.itemsize,
+        opened=history,
     )
 
 
@@ -231,7 +235,7 @@ class _Job:
 def _variations(plan: SamplingPlan, task: tuple[tuple[int, int]]) -> tuple[Any, Any]:
     """Variation and key of each candidate of a range of weights: two arrays [R, n]."""
     ((low, high),) = task
-    history = History(plan.history)
+    history = plan.opened
     chosen, keys = draw(plan.recipe.seed, low, high, plan.draws, plan.choices)
     t, rows = admissible(history.steps, plan.recipe)
     local = np.broadcast_to(np.arange(high - low), chosen.shape)
@@ -245,7 +249,7 @@ def _variations(plan: SamplingPlan, task: tuple[tuple[int, int]]) -> tuple[Any, 
 def _write_rows(plan: SamplingPlan, task: tuple[Any, ...]) -> None:
     """Gather the chosen samples of a range of weights into rows of the dataset."""
     (low, high), path, first, draw_of, weight, strata = task
-    history = History(plan.history)
+    history = plan.opened
     chosen, _ = draw(plan.recipe.seed, low, high, plan.draws, plan.choices)
     t, rows = admissible(history.steps, plan.recipe)
     choice = chosen[draw_of, weight - low]  # [n]

@@ -2,22 +2,24 @@
 
 ::
 
-    replacing(path):   write -> .path.partial-PID  --success-->  rename to path
+    replacing(path):   write -> .path.partial-PID  --success-->  change places with path
                                                    --error---->  removed, path untouched
+                                                   --killed--->  removed by the next one
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal
 
-from weightcast.store.errors import OutputExistsError
+from weightcast.store.errors import OutputExistsError, RecordingError
+from weightcast.store.remote import require_local
+from weightcast.store.ring import in_use
+from weightcast.store.swapping import interrupted, remove, remove_stale, sibling, swap
 
 Kind = Literal["history", "dataset", "file"]
 
@@ -29,6 +31,7 @@ def refuse_existing(
     kind: Kind | None = None,
     inputs: Sequence[str | Path] = (),
     hint: str = "",
+    locked: bool = False,
 ) -> Path:
     """Check that `path` is free to write, before any work is done.
 
@@ -45,6 +48,8 @@ def refuse_existing(
         What the output is made from, and so must not replace.
     hint : str
         Further advice for the message, such as another option that would do.
+    locked : bool
+        The caller itself holds the lock of a history that is being recorded.
 
     Returns
     -------
@@ -55,6 +60,8 @@ def refuse_existing(
     ------
     OutputExistsError
         If the path is taken and may not be replaced.
+    UsageError
+        If it is a URL.
 
     Examples
     --------
@@ -62,11 +69,14 @@ def refuse_existing(
     Traceback (most recent call last):
     weightcast.store.errors.OutputExistsError: output / exists: choose another path
     """
+    require_local(path)
     path = Path(path)
     above = next((p for p in path.parents if p.exists()), path)
     if above.is_file():
         raise OutputExistsError(f"output {path} would lie below {above}, which is a file")
     if not path.exists():
+        if old := interrupted(path):
+            raise OutputExistsError(f"output {path} is taken: {old}")
         return path
     if any(path.resolve() == Path(i).resolve() for i in inputs):
         raise OutputExistsError(f"output {path} is an input too: choose another path")
@@ -80,6 +90,10 @@ def refuse_existing(
     if not overwrite:
         raise OutputExistsError(
             f"output {path} exists: choose another path or pass --overwrite{hint}"
+        )
+    if found == "history" and not locked and in_use(path):
+        raise RecordingError(
+            f"{path} is being recorded by another process: let it end, or choose another path"
         )
     return path
 
@@ -139,37 +153,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    temporary = sibling(path, "partial")
     remove(temporary)
+    remove_stale(path, temporary)
     try:
         yield temporary
-        _swap(temporary, path)
-    finally:
-        remove(temporary)
-
-
-def _swap(temporary: Path, path: Path) -> None:
-    """Put `temporary` in the place of `path`; on failure `path` is as it was."""
-    if temporary.is_file() and not path.is_dir():
-        temporary.replace(path)  # in one step
-        return
-    retired = path.with_name(f".{path.stem}.retired-{os.getpid()}{path.suffix}")
-    remove(retired)
-    temporary.stat()  # nothing was written: fail before anything moves
-    if path.exists() or path.is_symlink():
-        path.replace(retired)
-    try:
-        temporary.replace(path)
+        swap(temporary, path)
     except BaseException:
-        if retired.exists() or retired.is_symlink():
-            retired.replace(path)
+        with suppress(OSError):  # what failed says more, and the next one removes what is left
+            remove(temporary)
         raise
-    remove(retired)
-
-
-def remove(path: Path) -> None:
-    """Delete a file or a folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    remove(temporary)

@@ -20,6 +20,8 @@ import numpy as np
 from weightcast.store.errors import FormatError, ShapeError, UsageError
 
 Kind = Literal["weight", "bias", "norm", "buffer"]
+MOST_AXES = 63  # of a parameter; NumPy has one more, for the steps
+MOST = 1 << 40  # scalars of a parameter
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,8 @@ def _checked(row: Any) -> Parameter:
     name, shape, dtype = row["name"], row["shape"], row["dtype"]
     offset, kind = row["offset"], row["kind"]
     sizes_ok = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
+    # NumPy must be able to hold it: an axis of 0 makes the product 0, and not the others small.
+    sizes_ok = sizes_ok and len(shape) <= MOST_AXES and math.prod(n or 1 for n in shape) <= MOST
     if not (isinstance(name, str) and isinstance(dtype, str) and sizes_ok):
         raise FormatError(f"the parameter table is damaged: {row!r}")
     if type(offset) is not int or kind not in get_args(Kind):

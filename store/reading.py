@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import zlib
+from collections.abc import Mapping
+from gzip import BadGzipFile
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -9,41 +13,95 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.abc.store import Store
+from zarr.core.sync import sync
 from zarr.errors import BaseZarrError
 from zarr.storage import LocalStore
 
-from weightcast.store.errors import FormatError, InputNotFoundError
+from weightcast.store.errors import (
+    FormatError,
+    InputNotFoundError,
+    UsageError,
+    WeightcastError,
+)
+from weightcast.store.form import refuse_foreign_codecs, strict
+from weightcast.store.guard import Folder, GuardedStore
+from weightcast.store.remote import Place, is_remote, open_url
+from weightcast.store.swapping import interrupted
 
 # What zarr and the codecs raise on files that are not what they should be. No OSError of a failing
 # disk or a missing permission: those say what they are.
 DAMAGE = (
     ArithmeticError,
     AttributeError,
+    BadGzipFile,
     BaseZarrError,
+    EOFError,
     LookupError,
     NotADirectoryError,
     RuntimeError,  # RecursionError too, from deeply nested JSON
     TypeError,
     ValueError,
+    zlib.error,
 )
 
+MOST_FILES = 10_000_000  # that one read may touch
+MANY_REQUESTS = 1000
 
-def open_group(path: Path, mode: Any = "r") -> zarr.Group:
+
+def open_group(
+    place: Place, mode: Any = "r", storage_options: Mapping[str, Any] | None = None
+) -> zarr.Group:
     """Open a Zarr v3 group.
+
+    Parameters
+    ----------
+    place : str, Path or zarr Store
+        A local folder, a URL, or a store.
+    mode : {"r", "r+"}
+        Only a local folder can be written to.
+    storage_options : mapping, optional
+        For the library that opens a URL.
 
     Raises
     ------
     InputNotFoundError, FormatError
         If nothing is there, or no Zarr v3 group.
+    RemoteError, MissingExtraError
+        If a URL cannot be read.
     """
+    store = (
+        _open_local(place, mode) if not is_remote(place) else _open_remote(place, storage_options)
+    )
+    try:
+        return zarr.open_group(store, mode=mode, zarr_format=3, use_consolidated=False)
+    except WeightcastError:
+        raise
+    except FileNotFoundError as error:
+        raise InputNotFoundError(
+            f"{store} is not there, or not a Zarr v3 group: it has no zarr.json"
+        ) from error
+    except DAMAGE as error:
+        raise FormatError(f"{store} is not a Zarr v3 group: {one_line(error)}") from error
+
+
+def _open_local(place: Any, mode: str) -> Store:
+    path = Path(place)
     if not path.exists():
-        raise InputNotFoundError(f"{path} does not exist: give the folder of a Zarr group")
+        advice = interrupted(path) or "give the folder of a Zarr group"
+        raise InputNotFoundError(f"{path} does not exist: {advice}")
     if not (path / "zarr.json").is_file():
         raise FormatError(f"{path} is not a Zarr v3 group: it is no folder with a zarr.json")
-    try:
-        return zarr.open_group(path, mode=mode, zarr_format=3, use_consolidated=False)
-    except DAMAGE as error:
-        raise FormatError(f"{path} is not a Zarr v3 group: {one_line(error)}") from error
+    store = LocalStore(path)
+    return store if mode != "r" else GuardedStore(store, str(path), Folder(path))
+
+
+def _open_remote(place: Any, options: Mapping[str, Any] | None) -> Store:
+    if not isinstance(place, Store):
+        return GuardedStore(open_url(place, options), place)
+    if options:
+        raise UsageError("storage options go with a URL: a store has its own")
+    return GuardedStore(place, str(place))
 
 
 def open_array(group: zarr.Group, name: str, kinds: str, ndim: int, least: int) -> zarr.Array[Any]:
@@ -52,6 +110,7 @@ def open_array(group: zarr.Group, name: str, kinds: str, ndim: int, least: int) 
     Parameters
     ----------
     group : zarr.Group
+        As `open_group` gave it.
     name : str
         Path of the array within the group.
     kinds : str
@@ -61,6 +120,11 @@ def open_array(group: zarr.Group, name: str, kinds: str, ndim: int, least: int) 
     least : int
         Length that its last axis must have at least.
 
+    Returns
+    -------
+    zarr.Array
+        Reading a chunk of it that is missing is a FormatError, and not the fill value.
+
     Raises
     ------
     FormatError
@@ -69,15 +133,20 @@ def open_array(group: zarr.Group, name: str, kinds: str, ndim: int, least: int) 
     path = f"{group.store_path.store}/{name}".removeprefix("file://")
     try:
         array = group[name]
+        if not isinstance(array, zarr.Array) or array.ndim != ndim:
+            raise FormatError(f"{path} is damaged: it is not an array of {ndim} axes")
+        if str(array.dtype) not in kinds.split():
+            raise FormatError(f"{path} is damaged: its dtype is {array.dtype}, not {kinds}")
+        if array.shape[-1] < least:
+            raise FormatError(
+                f"{path} is damaged: it holds {array.shape[-1]} steps, not {least} steps"
+            )
+        refuse_foreign_codecs(array, path)
+        return strict(array, path, least)
+    except WeightcastError:
+        raise
     except DAMAGE as error:
         raise FormatError(f"{path} is damaged or missing: {one_line(error)}") from error
-    if not isinstance(array, zarr.Array) or array.ndim != ndim:
-        raise FormatError(f"{path} is damaged: it is not an array of {ndim} axes")
-    if str(array.dtype) not in kinds.split():
-        raise FormatError(f"{path} is damaged: its dtype is {array.dtype}, not {kinds}")
-    if array.shape[-1] < least:
-        raise FormatError(f"{path} is damaged: it holds {array.shape[-1]} steps, not {least} steps")
-    return array
 
 
 def read(array: zarr.Array[Any], selection: tuple[slice | int, ...]) -> npt.NDArray[Any]:
@@ -88,19 +157,28 @@ def read(array: zarr.Array[Any], selection: tuple[slice | int, ...]) -> npt.NDAr
     FormatError
         If a chunk is missing, which Zarr itself would read as fill values, or does not decode.
     """
-    _require_chunks(array, selection)
+    require_chunks(array, selection)
     try:
         return np.asarray(array[selection])
-    except DAMAGE as error:
+    except WeightcastError:
+        raise
+    except (*DAMAGE, MemoryError) as error:  # a chunk may claim any length
         raise FormatError(
             f"{array.store_path} is damaged, a chunk does not decode: {one_line(error)}"
         ) from error
 
 
-def _require_chunks(array: zarr.Array[Any], selection: tuple[slice | int, ...]) -> None:
-    store = array.store_path.store
-    if not isinstance(store, LocalStore):
-        return
+def require_chunks(array: zarr.Array[Any], selection: tuple[slice | int, ...]) -> None:
+    """Check that the chunks are there, before anything is allocated for them.
+
+    A shape in a file may be any number. Of a remote array each chunk would cost a request, so that
+    there only the last of very many is looked for, and `read` finds the others.
+
+    Raises
+    ------
+    FormatError
+        Naming the first that is missing.
+    """
     touched = []
     for part, length, width in zip(
         selection, array.shape, array.shards or array.chunks, strict=True
@@ -109,11 +187,22 @@ def _require_chunks(array: zarr.Array[Any], selection: tuple[slice | int, ...]) 
             length
         )
         touched.append(range(first // width, -(-stop // width) if stop > first else 0))
-    for place in product(*touched):
-        key = array.metadata.encode_chunk_key(place)
-        file = store.root / array.path / key
-        if not file.is_file():
-            raise FormatError(f"{array.store_path} is damaged: chunk {key} is missing")
+    store, count = array.store_path.store, math.prod(t.stop - t.start for t in touched)
+    if count > MOST_FILES:
+        raise FormatError(f"{array.store_path} is damaged: it would have {count} chunks")
+    if isinstance(store, LocalStore):  # a writer's
+        store = GuardedStore(store, str(store))
+    if not isinstance(store, GuardedStore) or not count:
+        return
+    if store.is_local:
+        keys = (array.metadata.encode_chunk_key(place) for place in product(*touched))
+        missing = next((key for key in keys if not store.holds_file(f"{array.path}/{key}")), None)
+    else:
+        missing = array.metadata.encode_chunk_key(tuple(t.stop - 1 for t in touched))
+        if count <= MANY_REQUESTS or sync(store.exists(f"{array.path}/{missing}")):
+            missing = None
+    if missing is not None:
+        raise FormatError(f"{array.store_path} is damaged: chunk {missing} is missing")
 
 
 def one_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
@@ -24,23 +24,26 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
 
-from weightcast.store.errors import FormatError, ShapeError, UsageError
+from weightcast.store.arrays import fill, grow, lay_out, short_array
+from weightcast.store.codecs import check_preset
+from weightcast.store.errors import FormatError, RecordingError, ShapeError, UsageError
 from weightcast.store.history import History, require_length
 from weightcast.store.layout import (
     ATTRIBUTE,
-    PRESETS,
-    SHORT_CHUNK,
     STEPS_PER_CHUNK,
     Header,
-    check_preset,
-    chunk_shape,
+    check_extra,
     metric_path,
 )
 from weightcast.store.output import refuse_existing, replacing
 from weightcast.store.parameters import ParameterTable
-from weightcast.store.reading import DAMAGE, one_line, open_group
+from weightcast.store.reading import DAMAGE, one_line, open_array, open_group, require_chunks
+from weightcast.store.remote import require_local
+from weightcast.store.ring import in_use
+
+Columns = tuple[int, npt.NDArray[Any]]  # where they start, and values [rows, n] or [n]
+Entries = tuple[Sequence[int], Sequence[float]]  # steps and values of a metric
 
 
 class HistoryWriter:
@@ -75,8 +78,11 @@ class HistoryWriter:
         block: int = STEPS_PER_CHUNK,
         schedule: str = "",
         preset: str = "fast",
+        error: float | None = None,
         versions: dict[str, str] | None = None,
         metadata: dict[str, Any] | None = None,
+        extras: Sequence[str] = (),
+        ties: Mapping[str, str] | None = None,
         overwrite: bool = False,
     ) -> Self:
         """Begin a new history.
@@ -93,10 +99,17 @@ class HistoryWriter:
             Steps in a chunk. Rows are best appended in multiples of it.
         schedule : str
             The schedule's text, kept for the reader.
-        preset : {"fast", "compact"}
-            Codec preset; both are lossless.
+        preset : {"fast", "compact", "bounded"}
+            Codec preset; the first two are lossless. With ``bounded`` the weights are within
+            `error` of what was appended, and everything else is exact.
+        error : float
+            Absolute error bound of the weights, for ``bounded``, which needs it.
         versions, metadata : dict
             Kept in the header; JSON-able.
+        extras : sequence of str
+            Further arrays in the shape of the weights: ``gradients``, ``optimizer/KEY``.
+        ties : dict of str to str, optional
+            Further names of tied tensors, each with the name that the tensor is stored under.
         overwrite : bool
             Replace a history that stands at `path`.
 
@@ -105,26 +118,38 @@ class HistoryWriter:
         OutputExistsError
             If `path` is taken and `overwrite` is false, or it is not a history.
         UsageError
-            If the preset is unknown, the dtype is another, `block` is less than 1, or `metadata`
-            is not JSON-able.
+            If the preset is unknown or does not go with `error`, the dtype is another, `block` is
+            less than 1, or `metadata` is not JSON-able.
         """
-        kind = _check_options(preset, dtype, block, metadata, versions)
-        path = refuse_existing(path, overwrite=overwrite, kind="history")
+        kind = _check_options(preset, error, dtype, block, metadata, versions)
+        path = refuse_existing(path, overwrite=overwrite, kind="history", locked=True)
         header = Header(
             parameters=parameters,
             buffers=buffers or ParameterTable(()),
             schedule=schedule,
             preset=preset,
+            error=None if error is None else float(error),
             versions={"weightcast": importlib.metadata.version("weightcast"), **(versions or {})},
             metadata=metadata or {},
+            extras=tuple(check_extra(name) for name in extras),
+            ties=dict(ties or {}),
         )
         with replacing(path) as temporary:
-            _lay_out(temporary, header, kind, block)
+            lay_out(temporary, header, kind, block)
         return cls(path)
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Go on with a history after its last committed step."""
+        """Go on with a history after its last committed step.
+
+        Raises
+        ------
+        RecordingError
+            If a process is recording into it.
+        """
+        require_local(path)
+        if in_use(Path(path)):
+            raise RecordingError(f"{path} is being recorded by a process that runs: let it end")
         return cls(Path(path))
 
     def append(
@@ -133,8 +158,11 @@ class HistoryWriter:
         times: Sequence[float] | npt.NDArray[np.float64],
         weights: npt.NDArray[Any],
         buffers: npt.NDArray[Any] | None = None,
+        extras: Mapping[str, npt.NDArray[Any]] | None = None,
+        metrics: Mapping[str, Entries] | None = None,
+        ring: tuple[str, int] | None = None,
     ) -> None:
-        """Append rows and commit them.
+        """Append rows, and entries of metrics, and commit them all at once.
 
         Parameters
         ----------
@@ -146,6 +174,13 @@ class HistoryWriter:
             One row a step; transposed here, so that trajectories lie together on disk.
         buffers : array, shape (n, B), optional
             Needed if the history has buffers.
+        extras : dict of str to array, shape (n, P)
+            Needed for each further array that the history has.
+        metrics : dict of str to (steps, values), optional
+            As for `log`.
+        ring : (str, int), optional
+            Name of the ring file that the entries come from, and how many of its entries the
+            history holds with these: after a crash, none is written twice.
 
         Raises
         ------
@@ -162,15 +197,18 @@ class HistoryWriter:
         if buffers is not None or self.header.buffers.size:
             none = np.empty((len(steps), 0))
             rows["buffers"] = none if buffers is None else np.asarray(buffers)
+        rows.update({name: np.asarray(values) for name, values in (extras or {}).items()})
         self._check(rows)
         if not self.header.buffers.size:
             rows.pop("buffers", None)
-        if not len(steps):
-            return
         start = self.header.committed
-        self._extend({name: values.T for name, values in rows.items()}, start)
-        self._commit(replace(self.header, committed=start + len(steps)))
-        self.last_step = int(steps[-1])
+        columns = {name: (start, values.T) for name, values in rows.items() if len(steps)}
+        header = replace(self.header, committed=start + len(steps))
+        if ring is not None:
+            header.ring = ring
+        self._write(columns, metrics or {}, header)
+        if len(steps):
+            self.last_step = int(steps[-1])
 
     def add_schedule(self, schedule: str, step: int) -> None:
         """Keep the schedule of a resumed recording beside the one before, if it is another."""
@@ -188,19 +226,7 @@ class HistoryWriter:
         steps, values : sequences of equal length
             The optimizer steps and the values.
         """
-        require_length(f"values of metric {name!r}", len(values), len(steps))
-        start = self.header.metrics.get(name, 0)
-        folder = metric_path(name)
-        for array, dtype in (("step", np.int64), ("value", np.float64)):
-            if f"{folder}/{array}" not in self._group:
-                _short_array(self._group, f"{folder}/{array}", np.dtype(dtype), "entry")
-        columns = {
-            f"{folder}/step": np.asarray(steps, dtype=np.int64),
-            f"{folder}/value": np.asarray(values, dtype=np.float64),
-        }
-        self._extend(columns, start)
-        counts = {**self.header.metrics, name: start + len(steps)}
-        self._commit(replace(self.header, metrics=counts))
+        self._write({}, {name: (steps, values)}, self.header)
 
     def close(self) -> None:
         """Nothing is pending between calls; here so that ``with`` reads well."""
@@ -220,7 +246,14 @@ class HistoryWriter:
         steps = rows["step"]
         count = len(steps)
         require_length("times", len(rows["time"]), count)
-        for name, table in (("weights", self.header.parameters), ("buffers", self.header.buffers)):
+        wide = {"weights": self.header.parameters, "buffers": self.header.buffers}
+        wide.update(dict.fromkeys(self.header.extras, self.header.parameters))
+        if set(self.header.extras) != rows.keys() - {"weights", "buffers", "step", "time"}:
+            raise ShapeError(
+                f"further arrays must be {list(self.header.extras)}, as the history has them: got "
+                f"{sorted(rows.keys() - {'weights', 'buffers', 'step', 'time'})}"
+            )
+        for name, table in wide.items():
             if name in rows and rows[name].shape != (count, table.size):
                 raise ShapeError(
                     f"{name} must have shape {(count, table.size)}: got {rows[name].shape}"
@@ -231,46 +264,69 @@ class HistoryWriter:
                 f"steps must increase, and start after {before}: got {steps[0]} to {steps[-1]}"
             )
 
-    def _extend(self, columns: dict[str, npt.NDArray[Any]], start: int) -> None:
-        """Write columns from `start` on, the data of all arrays before the shape of any."""
-        arrays = {name: self._array(name) for name in columns}
+    def _write(
+        self, columns: dict[str, Columns], metrics: Mapping[str, Entries], header: Header
+    ) -> None:
+        """Write columns and entries, the data of all arrays before the shape of any; commit."""
+        columns, counts = dict(columns), dict(header.metrics)
+        for name, entries in metrics.items():
+            columns.update(self._entries(name, *entries))
+            counts[name] = counts.get(name, 0) + len(entries[0])
+        arrays = {name: self._array(name, start) for name, (start, _) in columns.items()}
         shapes = {
-            name: (*array.shape[:-1], start + columns[name].shape[-1])
+            name: (*array.shape[:-1], columns[name][0] + columns[name][1].shape[-1])
             for name, array in arrays.items()
         }
         for name, array in arrays.items():
             try:
-                _with_shape(array, shapes[name])[..., start:] = columns[name]
+                fill(array, *columns[name])
             except DAMAGE as error:  # a half-full chunk is read before it is written again
                 raise FormatError(
                     f"{self.path} is damaged, the last chunk of {name} does not decode: "
                     f"{one_line(error)}"
                 ) from error
         for name, array in arrays.items():
-            array.resize(shapes[name])
+            grow(array, shapes[name])
+        self._commit(replace(header, metrics=counts))
+
+    def _entries(
+        self, name: str, steps: Sequence[int], values: Sequence[float]
+    ) -> dict[str, Columns]:
+        """The two columns of a metric, whose arrays are made with its first entries."""
+        require_length(f"values of metric {name!r}", len(values), len(steps))
+        folder, start = metric_path(name), self.header.metrics.get(name, 0)
+        columns: dict[str, Columns] = {
+            f"{folder}/step": (start, np.asarray(steps, dtype=np.int64)),
+            f"{folder}/value": (start, np.asarray(values, dtype=np.float64)),
+        }
+        for path, (_, entries) in columns.items():
+            if not (self.path / path / "zarr.json").exists():
+                short_array(self._group, path, entries.dtype, "entry")
+        return columns
 
     def _commit(self, header: Header) -> None:
         self._group.attrs[ATTRIBUTE] = header.to_json()
         self.header = header  # only now: a commit that failed must not count for the next one
 
-    def _array(self, name: str) -> zarr.Array[Any]:
-        try:
-            array = self._group[name]
-        except DAMAGE as error:
-            raise FormatError(f"{self.path} is damaged: no array {name!r}") from error
-        if not isinstance(array, zarr.Array):
-            raise FormatError(f"{self.path} is damaged: {name!r} is not an array")
+    def _array(self, name: str, start: int) -> zarr.Array[Any]:
+        """An array to write to from `start` on; the chunk that holds the entry before is there."""
+        wide = name in ("weights", "buffers", *self.header.extras)
+        array = open_array(self._group, name, "int64 float32 float64", 1 + wide, start)
+        if start:
+            # Zarr would read a missing one as fill values, and write those over what it held.
+            require_chunks(array, (*[slice(None)] * wide, slice(start - 1, start)))
         return array
 
 
 def _check_options(
     preset: str,
+    error: float | None,
     dtype: npt.DTypeLike,
     block: int,
     metadata: dict[str, Any] | None,
     versions: dict[str, str] | None,
 ) -> np.dtype[Any]:
-    check_preset(preset)
+    check_preset(preset, error)
     try:
         kind = np.dtype(dtype)
     except TypeError:
@@ -285,45 +341,3 @@ def _check_options(
         except (TypeError, ValueError, RecursionError) as error:
             raise UsageError(f"{name} must be a JSON-able dict: {one_line(error)}") from error
     return kind
-
-
-def _lay_out(path: Path, header: Header, dtype: np.dtype[Any], block: int) -> None:
-    """Create the empty arrays, and the header last: without it the folder is no history."""
-    group = zarr.create_group(path, zarr_format=3)
-    wide = [("weights", header.parameters, dtype, "parameter")]
-    if header.buffers.size:
-        wide.append(("buffers", header.buffers, np.dtype(np.float64), "buffer"))
-    for name, table, kind, axis in wide:
-        group.create_array(
-            name,
-            shape=(table.size, 0),
-            chunks=chunk_shape(table.size, block),
-            dtype=kind,
-            compressors=[BloscCodec(**PRESETS[header.preset]), Crc32cCodec()],
-            fill_value=float("nan"),
-            dimension_names=(axis, "step"),
-        )
-    _short_array(group, "step", np.dtype(np.int64), "step")
-    _short_array(group, "time", np.dtype(np.float64), "step")
-    group.attrs[ATTRIBUTE] = header.to_json()
-
-
-def _short_array(group: zarr.Group, name: str, dtype: np.dtype[Any], axis: str) -> None:
-    group.create_array(
-        name,
-        shape=(0,),
-        chunks=(SHORT_CHUNK,),
-        dtype=dtype,
-        compressors=[BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec()],
-        fill_value=float("nan") if dtype.kind == "f" else 0,
-        dimension_names=(axis,),
-    )
-
-
-def _with_shape(array: zarr.Array[Any], shape: tuple[int, ...]) -> zarr.Array[Any]:
-    """The same array as if it had another shape; nothing on disk changes."""
-    now = array.async_array
-    metadata: Any = now.metadata
-    grown = zarr.Array(type(now)(metadata.update_shape(shape), store_path=now.store_path))
-    # Write chunks of nothing but the fill value too: then a chunk that is missing is damage.
-    return grown.with_config({"write_empty_chunks": True})

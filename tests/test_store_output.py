@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 import zarr
 from store_reference import Killed, refuses, vector
 
-from weightcast.store import HistoryWriter, OutputExistsError
+from weightcast.store import History, HistoryWriter, InputNotFoundError, OutputExistsError
 from weightcast.store.output import refuse_existing, replacing
 
 Make = Callable[[Path], object]
@@ -160,9 +163,20 @@ def test_an_output_appears_when_it_is_whole(tmp_path: Path, new: Make) -> None:
     assert left_in(path.parent) == ["out.zarr"]
 
 
+@pytest.fixture
+def two_renames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that cannot let two paths change places in one step."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+
+
+@pytest.mark.parametrize("one_step", [True, False])
 @pytest.mark.parametrize("new", KINDS)
 @pytest.mark.parametrize("old", KINDS)
-def test_the_old_stands_until_the_new_is_whole(tmp_path: Path, old, new) -> None:
+def test_the_old_stands_until_the_new_is_whole(
+    tmp_path: Path, old, new, one_step: bool, request: pytest.FixtureRequest
+) -> None:
+    if not one_step:
+        request.getfixturevalue("two_renames")
     path = tmp_path / "out.zarr"
     old(path, "old")
     with replacing(path) as temporary:
@@ -205,7 +219,7 @@ def test_nothing_written_leaves_the_old(tmp_path: Path, old) -> None:
 @pytest.mark.parametrize("new", KINDS)
 @pytest.mark.parametrize("old", KINDS)
 def test_a_swap_that_fails_leaves_the_old(
-    tmp_path: Path, old, new, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, old, new, two_renames: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # a network file system that goes away at the worst moment
     path = tmp_path / "out.zarr"
@@ -273,3 +287,91 @@ def test_two_outputs_at_once_do_not_meet(tmp_path: Path) -> None:
         write_folder(b, "b")
     assert content(tmp_path / "a.zarr") == "a"
     assert content(tmp_path / "b.zarr") == "b"
+
+
+# ---- what a killed process leaves
+
+
+def dead_process() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux's")
+def test_two_folders_change_places_in_one_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.zarr"
+    write_folder(path, "old")
+
+    def no_rename(*_: object) -> None:
+        raise AssertionError("something stood nowhere for a moment")
+
+    monkeypatch.setattr(os, "replace", no_rename)
+    monkeypatch.setattr(os, "rename", no_rename)
+    with replacing(path) as temporary:
+        write_folder(temporary)
+    assert content(path) == "new"
+    assert left_in(tmp_path) == ["out.zarr"]
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_what_dead_processes_left_is_removed(tmp_path: Path, make: Make) -> None:
+    dead = dead_process()
+    kept = [
+        f".out.partial-{os.getppid()}.zarr",  # its process lives
+        f".other.partial-{dead}.zarr",  # another output
+        f".out.partial-{dead}",  # another suffix
+        f".out.partial-{dead}x.zarr",
+        ".out.partial-.zarr",
+        f".out.retired-{dead}.zarr",  # may be all there is of the old
+        f"out.partial-{dead}.zarr",
+        f".out.partial-{'9' * 30}.zarr",
+    ]
+    for name in (f".out.partial-{dead}.zarr", *kept):
+        make(tmp_path / name)
+    with replacing(tmp_path / "out.zarr") as temporary:
+        assert left_in(tmp_path) == sorted(kept)
+        make(temporary)
+    assert left_in(tmp_path) == sorted([*kept, "out.zarr"])
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_kill_between_the_renames_leaves_the_old_or_the_new(
+    tmp_path: Path, renames: int, two_renames: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, made = tmp_path / "out.zarr", tmp_path / "made"
+    ours(path)
+    HistoryWriter.create(made, vector(3)).close()
+    done: list[object] = []
+    replace = os.replace
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    def count(source: Path, target: Path) -> None:
+        if len(done) == renames:
+            for name in ("replace", "rename"):
+                monkeypatch.setattr(os, name, killed)
+            monkeypatch.setattr(shutil, "rmtree", killed)
+            raise Killed
+        done.append(source)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", count)
+    with pytest.raises(Killed), replacing(path) as temporary:
+        shutil.copytree(made, temporary)
+    monkeypatch.undo()
+    if renames != 1:
+        assert History(path).parameters.size == (2 if renames == 0 else 3)
+        return
+    (retired,) = tmp_path.glob(".out.retired-*.zarr")
+    for look in (History, refuse_existing, lambda p: refuse_existing(p, overwrite=True)):
+        with refuses((InputNotFoundError, OutputExistsError), path, retired, "rename"):
+            look(path)
+    with refuses(OutputExistsError, retired):
+        HistoryWriter.create(path, vector(1), overwrite=True)
+    retired.rename(path)
+    assert History(path).parameters.size == 2
