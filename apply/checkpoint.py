@@ -10,24 +10,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from weightcast.apply.jumping import jump
 from weightcast.predictor import Forecaster
+from weightcast.recorder.checkpoints import (
+    find_state_dict,
+    load_checkpoint,
+    save_checkpoint,
+    unwrapped,
+)
 from weightcast.store import (
-    FormatError,
     History,
-    InputNotFoundError,
     NonFiniteError,
     ShapeError,
     UsageError,
     context_steps,
 )
 from weightcast.store.output import refuse_existing, replacing
-
-_USUAL_KEYS = ("state_dict", "model_state_dict", "model", "net")
-_PREFIXES = ("module.", "_orig_mod.")
 
 
 @dataclass(frozen=True)
@@ -110,14 +109,14 @@ def jump_checkpoint(
     output = refuse_existing(output, overwrite=overwrite, kind="file")
     forecaster = forecaster.ready()
     steps, rows = _context(history, step, forecaster)
-    document, notes = _load(Path(checkpoint))
-    state = _state_dict(document, key, checkpoint)
+    document, notes = load_checkpoint(Path(checkpoint))
+    state = find_state_dict(document, key, checkpoint)
     if output.suffix == ".safetensors" and state.keys() != document.keys():
         raise UsageError(
             f"a safetensors file holds tensors only, and {checkpoint} has more: give another "
             f"suffix than that of {output}"
         )
-    named = _unwrapped(state, {p.name for p in history.parameters})
+    named = unwrapped(state, {p.name for p in history.parameters})
     targets = dict(_match(history, named, checkpoint))
     snapshots = [[_piece(history, row, name) for name in targets] for row in rows]
     now = list(targets.values())
@@ -133,7 +132,7 @@ def jump_checkpoint(
         for tensor, forecast in zip(now, forecasts, strict=True):
             tensor.copy_(forecast)
     with replacing(output) as temporary:
-        _save(document, temporary, notes)
+        save_checkpoint(document, temporary, notes)
     total = history.parameters.size
     target = int(context_steps(step, (forecaster.horizon,))[0])
     known = {p.name for p in (*history.parameters, *history.buffers)}
@@ -175,53 +174,6 @@ def _piece(history: History, row: Any, name: str) -> torch.Tensor:
     return torch.from_numpy(row[p.offset : p.stop].reshape(p.shape))
 
 
-def _load(path: Path) -> tuple[Any, dict[str, str] | None]:
-    """What a file holds, and what a safetensors file says of itself."""
-    if not path.is_file():
-        raise InputNotFoundError(f"no checkpoint {path}: give a file of torch.save or safetensors")
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                return load_file(path), file.metadata()
-        return torch.load(path, map_location="cpu", weights_only=True), None
-    except OSError:
-        raise
-    except Exception as error:  # a file of anything makes the unpickler raise anything
-        raise FormatError(
-            f"{path} is not a checkpoint: it must be a safetensors file, or one of torch.save that "
-            f"loads with weights_only=True ({type(error).__name__})"
-        ) from error
-
-
-def _save(document: Any, path: Path, notes: dict[str, str] | None) -> None:
-    if path.suffix != ".safetensors":
-        torch.save(document, path)
-        return
-    # its own contiguous copy of each: tied tensors share memory, which the format does not have
-    tensors = {
-        name: t.detach().clone(memory_format=torch.contiguous_format)
-        for name, t in document.items()
-    }
-    save_file(tensors, path, metadata=notes)
-
-
-def _state_dict(document: Any, key: str | None, path: object) -> dict[str, torch.Tensor]:
-    if not isinstance(document, dict):
-        raise FormatError(f"{path} must hold a dict of tensors: it holds {type(document).__name__}")
-    if key is not None and key not in document:
-        raise UsageError(f"{path} has no key {key!r}: it has {', '.join(map(str, document))}")
-    usual = [k for k in _USUAL_KEYS if isinstance(document.get(k), dict)]
-    found = document[key] if key is not None else document[usual[0]] if usual else document
-    entries = found if isinstance(found, dict) else {}
-    tensors = {k: v for k, v in entries.items() if isinstance(v, torch.Tensor)}
-    if not tensors or not all(isinstance(name, str) for name in tensors):
-        raise FormatError(
-            f"{path} has no tensors by name where a state_dict is expected: name the place with "
-            f"--key; it has {', '.join(map(str, document))}"
-        )
-    return tensors
-
-
 def _match(
     history: History, named: dict[str, torch.Tensor], path: object
 ) -> Iterator[tuple[str, torch.Tensor]]:
@@ -240,13 +192,3 @@ def _match(
                 f"in {path} and {list(p.shape)} in {history.path}"
             )
         yield p.name, tensor
-
-
-def _unwrapped(state: dict[str, torch.Tensor], wanted: set[str]) -> dict[str, torch.Tensor]:
-    """The tensors under the history's names: a wrapper puts its prefix before all of them."""
-    while not wanted <= state.keys():
-        inner = {n.split(".", 1)[1]: t for n, t in state.items() if n.startswith(_PREFIXES)}
-        if not inner:
-            break
-        state = inner
-    return state

@@ -1,5 +1,9 @@
 """Recording: steps and schedules, which parameters, the recorder, and running a script."""
 
+from weightcast.recorder.exporting import ExportReport, export, state_dict
+from weightcast.recorder.finding import find_model
+from weightcast.recorder.import_plan import ImportPlan, plan_import
+from weightcast.recorder.importing import import_checkpoints
 from weightcast.recorder.recording import Recorder, RecordingSummary
 from weightcast.recorder.schedule import (
     Dense,
@@ -12,11 +16,13 @@ from weightcast.recorder.schedule import (
     parse_schedule,
 )
 from weightcast.recorder.script import Outcome, ScriptRecorder, record_script
-from weightcast.recorder.selection import Selection, find_model, select, unwrap
+from weightcast.recorder.selection import Selection, select, unwrap
 
 __all__ = [
     "Dense",
     "Every",
+    "ExportReport",
+    "ImportPlan",
     "Jump",
     "Log",
     "Outcome",
@@ -27,9 +33,13 @@ __all__ = [
     "Selection",
     "Steps",
     "Union",
+    "export",
     "find_model",
+    "import_checkpoints",
     "parse_schedule",
+    "plan_import",
     "record_script",
     "select",
+    "state_dict",
     "unwrap",
 ]

@@ -2,8 +2,8 @@
 
 ::
 
-    optimizer.step()  -->  copy into a row of the block  --block full-->  HistoryWriter.append
-                           [block, P], one call a step                    compress, commit
+    optimizer.step()  -->  copy into a slot of the ring  -->  drain process: compress, commit
+                           one call a step                    a process of its own
 """
 
 from __future__ import annotations
@@ -16,33 +16,58 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from weightcast.recorder.block import Block
-from weightcast.recorder.resume import check_output, last_logged, refuse_gap, resume_at
+from weightcast.recorder.feed import Feed, OnError, WhenFull, check_policies
+from weightcast.recorder.following import Follower
+from weightcast.recorder.intake import Intake
+from weightcast.recorder.opening import open_ring, refuse_waiting_rows
+from weightcast.recorder.resume import (
+    check_output,
+    last_logged,
+    refuse_gap,
+    require_extras,
+    require_preset,
+    resume_at,
+    warn_of_another_run,
+)
 from weightcast.recorder.schedule import Schedule, parse_schedule
 from weightcast.recorder.selection import Selection, select
-from weightcast.recorder.step import StepCounter
+from weightcast.recorder.sharding import Part, in_turn
+from weightcast.recorder.sources import Sources
+from weightcast.recorder.step import Rounds, plain_optimizer, untraced
 from weightcast.store import (
     History,
     HistoryWriter,
     RecordingError,
+    UsageError,
+    WeightcastError,
+    WeightcastWarning,
 )
-from weightcast.store.layout import metric_path
-
-DEFAULT_MEMORY = 256 << 20  # 64 rows of a million float32 weights
-FLUSH_SECONDS = 30.0  # a killed run loses no more than this, or one block
+from weightcast.store.layout import STEPS_PER_CHUNK, metric_path
+from weightcast.store.reading import one_line
+from weightcast.store.ringplan import RingPlan, plan_ring
 
 
 @dataclass(frozen=True)
 class RecordingSummary:
-    """What a recording gave: snapshots in the history, steps counted, bytes, seconds spent."""
+    """What a recording gave.
+
+    Attributes
+    ----------
+    recorded, skipped, steps : int
+        Snapshots in the history, snapshots given up for a full ring, optimizer steps counted.
+    raw_bytes, stored_bytes : int
+        Of the numbers, and of the history on disk.
+    seconds : float
+        Spent in the training loop, waiting included.
+    """
 
     path: str
     recorded: int
+    skipped: int
     steps: int
     raw_bytes: int
     stored_bytes: int
@@ -52,8 +77,9 @@ class RecordingSummary:
         ratio = self.raw_bytes / max(self.stored_bytes, 1)
         return (
             f"recorded {self.recorded:,} snapshots of {self.steps:,} steps in {self.path}: "
-            f"{self.stored_bytes / 1e6:.2f} MB for {self.raw_bytes / 1e6:.2f} MB of numbers (ratio "
-            f"{ratio:.2f}), {self.seconds:.1f} s spent recording"
+            + (f"{self.skipped:,} more were skipped for a full ring; " if self.skipped else "")
+            + f"{self.stored_bytes / 1e6:.2f} MB for {self.raw_bytes / 1e6:.2f} MB of numbers "
+            f"(ratio {ratio:.2f}), {self.seconds:.1f} s spent recording"
         )
 
 
@@ -75,10 +101,22 @@ class Recorder:
         history to resume.
     include, exclude : sequence of str
         Globs over qualified parameter names.
-    preset : {"fast", "compact"}
-        Lossless codec preset.
-    memory : int
-        Bytes that rows waiting to be compressed may take.
+    preset : {"fast", "compact", "bounded"}
+        Codec preset; the first two are lossless. By default ``fast``, or that of the history to
+        resume.
+    error : float, optional
+        With ``bounded``: the absolute error that a stored weight may have.
+    gradients : bool
+        Record gradients too, as they are after the optimizer's step; NaN where there is none.
+    optimizer_state : sequence of str
+        Keys of the attached optimizer's state to record too, such as ``exp_avg``.
+    memory : int, optional
+        Bytes of the ring file, where rows wait to be compressed. By default 512 MB, or three
+        snapshots of a model for which that is too little.
+    when_full : {"block", "skip"}
+        Where compression cannot keep up: wait for it, or skip rows and count them.
+    on_error : {"raise", "warn"}
+        Where recording fails, for a full disk say: stop the run, or go on unrecorded.
     metadata : dict, optional
         Kept in the history; JSON-able.
     overwrite : bool
@@ -124,45 +162,56 @@ class Recorder:
         *,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
-        preset: str = "fast",
-        memory: int = DEFAULT_MEMORY,
+        preset: str | None = None,
+        error: float | None = None,
+        gradients: bool = False,
+        optimizer_state: Sequence[str] = (),
+        memory: int | None = None,
+        when_full: WhenFull = "block",
+        on_error: OnError = "raise",
         metadata: dict[str, Any] | None = None,
         overwrite: bool = False,
         resume: bool = False,
         start_step: int | None = None,
         allow_gap: bool = False,
     ) -> None:
-        check_output(path, overwrite=overwrite, resume=resume, start_step=start_step)
-        path = Path(path).absolute()  # the run may change its folder
-        going_on = resume and path.exists()
-        if schedule is None:
-            schedule = (History(path).header.latest_schedule if going_on else "") or "every:1"
-        self.schedule = parse_schedule(schedule) if isinstance(schedule, str) else schedule
+        check_policies(when_full, on_error)
+        self.path = Path(path).absolute()  # the run may change its folder
+        wanted = "every:1" if schedule is None else schedule
+        self.schedule = parse_schedule(wanted) if isinstance(wanted, str) else wanted
         self.selection = model if isinstance(model, Selection) else select(model, include, exclude)
-        self._block = Block(self.selection, memory)
-        if going_on:
-            before = History(path)
-            self.step = resume_at(before, self.selection, self._block, start_step)
-            if not allow_gap:
-                refuse_gap(before, self.schedule, self.step)
-            self._writer = HistoryWriter.open(path)
-            self._writer.add_schedule(str(self.schedule), self.step)
-        else:
-            self._writer = self._create(path, preset, metadata, overwrite)
-            self.step = 0
-        self._known = self._writer.last_step  # steps up to here are in the history already
-        history = History(path)
-        self._logged = {name: last_logged(history, name) for name in history.metrics}
-        self._metrics: dict[str, list[tuple[int, float]]] = {}
+        self.step = 0
+        self._part = Part(self.selection)
+        self._sources = Sources(self.selection, self._part, gradients, optimizer_state)
+        self._intake: Intake | None = None  # none on ranks that do not record
+        self._known: int | None = None  # steps up to here are in the history already
+        self._logged: dict[str, int] = {}
         self._handles: list[RemovableHandle] = []
-        spent = float(history.times[-1]) if len(history) else 0.0
-        self._begin = time.perf_counter() - spent
-        self._flushed = float("-inf")  # so that step 0 is committed with the first step counted
-        self._steps = StepCounter()
+        self._rounds = Rounds(self)
+        self._begin = time.perf_counter()
         self._seconds = 0.0
+        self._on_error = on_error
+        self._failure = ""
         self._closed = False
-        if self._known is None:
-            self._block.copy(0, 0.0)
+        new = {
+            "preset": preset or "fast",
+            "error": error,
+            "metadata": metadata,
+            "overwrite": overwrite,
+        }
+        with in_turn(self._part):
+            if self._part.rank == 0 and self._part.records:
+                check_output(path, overwrite=overwrite, resume=resume, start_step=start_step)
+            going_on = resume and self._part.records and self.path.exists()
+            before = History(self.path) if going_on else None
+            if before is not None:
+                require_preset(before, preset, error)
+                self._resume(before, schedule is None, start_step, allow_gap)
+            if self._part.records:
+                feed = self._open(before is None, memory, when_full, new)
+                self._intake = Intake(feed, self._sources, first=self._known is None)
+        if self._intake is not None and self._part.ranks > 1:
+            self._intake.feed.start()  # only now: all ranks have their rings
 
     def __call__(self) -> None:
         """Count one optimizer step, and record the weights if the schedule has it.
@@ -170,72 +219,102 @@ class Recorder:
         Raises
         ------
         RecordingError
-            If the recorder is closed.
+            If the recorder is closed, or recording fails and `on_error` is ``"raise"``.
         """
         self._require_open()
         begin = time.perf_counter()
         self.step += 1
-        if self._known is not None and self.step <= self._known:
-            if self.step == self._known:
-                self._warn_of_another_run()
-            return
-        if begin - self._flushed > FLUSH_SECONDS:
-            self._flush()
-        if self.step in self.schedule:
-            self._block.copy(self.step, begin - self._begin)
-            if not self._room():
-                self._flush()
+        try:
+            if self._intake is not None and not self._failure:
+                self._record(self._intake, begin - self._begin)
+        except (WeightcastError, OSError) as error:
+            self._fail(error)
         self._seconds += time.perf_counter() - begin
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> Self:
-        """Count the steps of an optimizer by itself, until the recorder closes.
+    def attach(self, *optimizers: torch.optim.Optimizer) -> Self:
+        """Count the steps of optimizers by themselves, until the recorder closes.
 
-        Step 0 is taken again right before the optimizer's first step, in case the weights were
-        loaded or initialised after the recorder was made. Its weights are exact; its buffers, such
-        as BatchNorm statistics, have then seen the first batch.
+        Of several, each steps once in one step of the run; see `Rounds`. Step 0 is taken again
+        right before the first optimizer step, in case the weights were loaded or initialised after
+        the recorder was made. Its weights are exact; its buffers, such as BatchNorm statistics,
+        have then seen the first batch.
         """
         self._require_open()
+        plain = [plain_optimizer(optimizer) for optimizer in optimizers]
+        self._require_ours(plain)
+        self.optimizers.extend(plain)
 
-        def before(stepping: torch.optim.Optimizer, *_: Any) -> None:
-            if self._steps.before(stepping) and self.step == 0 and self._writer.last_step is None:
-                self._block.rows = 0
-                self._block.copy(0, 0.0)
+        @untraced
+        def before(*_: Any) -> None:
+            if self._intake is None or self._rounds.begun:
+                return
+            try:
+                self._intake.copy_first()
+            except (WeightcastError, OSError) as error:
+                self._fail(error)
 
-        def after(stepping: torch.optim.Optimizer, *_: Any) -> None:
-            if self._steps.after(stepping):
-                self()
-
-        self._handles.append(optimizer.register_step_pre_hook(before))
-        self._handles.append(optimizer.register_step_post_hook(after))
+        self._handles += [optimizer.register_step_pre_hook(before) for optimizer in plain]
+        self._rounds.expect(plain)
+        self._handles += self._rounds.hook(plain)
         return self
+
+    def _require_ours(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        ours = {id(p) for p in self.selection.parameters.values()}
+        for optimizer in optimizers:
+            if ours.isdisjoint(id(p) for group in optimizer.param_groups for p in group["params"]):
+                raise UsageError(
+                    "an optimizer to attach to must train the recorded model: this "
+                    f"{type(optimizer).__name__} holds none of its parameters"
+                )
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Those whose state is recorded, where `optimizer_state` asks for it."""
+        return self._sources.optimizers
 
     def log(self, **metrics: float) -> None:
         """Record metrics of the current step, such as ``recorder.log(loss=loss.item())``."""
         self._require_open()
+        for name in metrics:
+            metric_path(name)  # refuses a name that cannot be kept
         for name, value in metrics.items():
-            if self.step <= self._logged.get(name, -1):
+            if self._intake is None or self._failure or self.step <= self._logged.get(name, -1):
                 continue  # a resumed run that repeats this step
-            metric_path(name)  # refuses a name that cannot be kept, here and not at the next flush
             number = float(value.detach() if isinstance(value, torch.Tensor) else value)
-            self._metrics.setdefault(name, []).append((self.step, number))
+            try:
+                self._intake.feed.log(self.step, name, number)
+            except (WeightcastError, OSError) as error:
+                self._fail(error)
 
     def close(self) -> None:
-        """Write what is still in memory and stop counting. Closing again does nothing."""
+        """Bring everything into the history and stop counting. Closing again does nothing.
+
+        Raises
+        ------
+        RecordingError
+            If the history cannot be written and `on_error` is ``"raise"``. What was recorded is
+            then in the ring file, and the message says how to recover it.
+        """
         if self._closed:
             return
+        self._closed = True
         for handle in self._handles:
             handle.remove()
         begin = time.perf_counter()
-        self._flush()
+        try:
+            if self._intake is not None:
+                self._intake.close()
+        except (WeightcastError, OSError) as error:
+            self._fail(error)
         self._seconds += time.perf_counter() - begin
-        self._closed = True
 
     def summary(self) -> RecordingSummary:
         """Sizes and seconds so far."""
-        info = History(self._writer.path).info()
+        info = History(self.path).info()
         return RecordingSummary(
             path=info.path,
             recorded=info.recorded,
+            skipped=self._intake.feed.skipped if self._intake else 0,
             steps=self.step,
             raw_bytes=info.raw_bytes,
             stored_bytes=info.stored_bytes,
@@ -255,47 +334,82 @@ class Recorder:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise RecordingError(f"the recorder of {self._writer.path} is closed: make a new one")
+            raise RecordingError(f"the recorder of {self.path} is closed: make a new one")
 
-    def _room(self) -> int:
-        """Rows that the block can still take, so that blocks end where chunks end."""
-        chunk = self._writer.block
-        aligned = chunk - self._writer.header.committed % chunk
-        return min(self._block.length, aligned) - self._block.rows
+    def _record(self, intake: Intake, seconds: float) -> None:
+        intake.hand_over_first()
+        if self._known is not None and self.step <= self._known:
+            if self.step == self._known:
+                warn_of_another_run(self.path, self.selection, self._part, self.step)
+        elif self.step in self.schedule:
+            intake.take(self.step, seconds)
+        else:
+            intake.poll()
 
-    def _flush(self) -> None:
-        self._writer.append(*self._block.filled())
-        self._block.rows = 0
-        for name, entries in list(self._metrics.items()):
-            steps, values = zip(*entries, strict=True)
-            self._writer.log(name, steps, values)
-            del self._metrics[name]
-        self._flushed = time.perf_counter()
+    def _fail(self, error: Exception) -> None:
+        """Follow the user's choice when recording cannot go on; training can in any case."""
+        if self._on_error == "raise":
+            raise error
+        self._failure = one_line(error)
+        message = f"{self._failure}; the run goes on unrecorded"
+        warnings.warn(message, WeightcastWarning, stacklevel=3)
 
-    def _warn_of_another_run(self) -> None:
-        """Where repeated steps meet the history's last: say so if they are not the same run's."""
-        self._block.copy(self.step, 0.0)
-        self._block.rows -= 1
-        now = self._block.weights[self._block.rows].numpy()
-        if not np.array_equal(now, History(self._writer.path).snapshot(self.step), equal_nan=True):
-            warnings.warn(
-                f"the resumed run took another path: at step {self.step} its weights are not "
-                f"those in {self._writer.path}; what follows is recorded after them all the same",
-                stacklevel=3,
+    def _resume(
+        self, before: History, keep_schedule: bool, start_step: int | None, allow_gap: bool
+    ) -> None:
+        """Take over from a history what a recording goes on with, or refuse to."""
+        if self._part.rank == 0:
+            refuse_waiting_rows(self.path)
+        require_extras(before, self._sources.extras)
+        if keep_schedule and before.header.latest_schedule:
+            self.schedule = parse_schedule(before.header.latest_schedule)
+        self.step = resume_at(before, self.selection, self._part, start_step)
+        if not allow_gap:
+            refuse_gap(before, self.schedule, self.step)
+        if len(before):
+            self._known = int(before.steps[-1])
+            self._begin -= float(before.times[-1])
+        self._logged = {name: last_logged(before, name) for name in before.metrics}
+
+    def _open(
+        self, create: bool, memory: int | None, when_full: WhenFull, new: dict[str, Any]
+    ) -> Feed:
+        """Lay out the ring, and before that make or open the history."""
+        part, widths = self._part, self._sources.widths()
+        if part.sharded and when_full == "skip":
+            raise UsageError(
+                "ranks that share a model must record the same steps: with when_full 'skip' each "
+                "would skip others: use 'block'"
             )
+        shards = part.shards if part.sharded else None
+        chunk = min(STEPS_PER_CHUNK, self.schedule.count or STEPS_PER_CHUNK)
+        plan = plan_ring(widths, memory, chunk, shards=shards, ranks=part.ranks)
 
-    def _create(
-        self, path: str | Path, preset: str, metadata: dict[str, Any] | None, overwrite: bool
-    ) -> HistoryWriter:
+        def open_history() -> HistoryWriter:
+            if create and part.rank == 0:
+                return self._create(plan, new)
+            writer = HistoryWriter(self.path)
+            mine, theirs = self.selection.parameter_table(), writer.header.parameters
+            mine.require_same(theirs, f"the model of rank {part.rank}", str(self.path))
+            if part.rank == 0 and writer.last_step != self._known:
+                raise RecordingError(f"{self.path} has just been recorded by another process")
+            if part.rank == 0:
+                writer.add_schedule(str(self.schedule), self.step)
+            return writer
+
+        ring = open_ring(self.path, plan, open_history, part.rank)
+        return (Follower if part.rank else Feed)(ring, self.path, when_full)
+
+    def _create(self, plan: RingPlan, new: dict[str, Any]) -> HistoryWriter:
         return HistoryWriter.create(
-            path,
+            self.path,
             self.selection.parameter_table(),
             buffers=self.selection.buffer_table(),
-            dtype=self._block.weights.numpy().dtype,
-            block=self._block.length,
+            dtype=plan.widths["weights"][1],
+            block=plan.block,
             schedule=str(self.schedule),
-            preset=preset,
             versions={"torch": torch.__version__},
-            metadata=metadata,
-            overwrite=overwrite,
+            extras=self._sources.extras,
+            ties=self.selection.ties,
+            **new,
         )

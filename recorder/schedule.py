@@ -27,6 +27,10 @@ from weightcast.store.recipe import PAPER_CONTEXT, check_context
 class Schedule(Protocol):
     """Whether a step is recorded; ``str`` gives the text that `parse_schedule` reads."""
 
+    @property
+    def count(self) -> int | None:
+        """How many steps it has, step 0 included; None if there is no end."""
+
     def __contains__(self, step: int) -> bool: ...
 
 
@@ -44,6 +48,10 @@ class Every:
 
     def __post_init__(self) -> None:
         _at_least_one("every", self.n)
+
+    @property
+    def count(self) -> None:
+        """There is no end."""
 
     def __contains__(self, step: int) -> bool:
         return step % self.n == 0
@@ -66,6 +74,10 @@ class Log:
 
     def __post_init__(self) -> None:
         _at_least_one("log", self.per_decade)
+
+    @property
+    def count(self) -> None:
+        """There is no end."""
 
     def __contains__(self, step: int) -> bool:
         if step < 1:
@@ -92,6 +104,11 @@ class Dense:
 
     def __post_init__(self) -> None:
         _at_least_one("dense", self.last)
+
+    @property
+    def count(self) -> int:
+        """How many steps it has."""
+        return self.last + 1
 
     def __contains__(self, step: int) -> bool:
         return step <= self.last
@@ -121,6 +138,11 @@ class Steps:
     def of(cls, steps: Iterable[int]) -> Steps:
         """Build from any iterable of steps."""
         return cls(frozenset(steps))
+
+    @property
+    def count(self) -> int:
+        """How many steps it has."""
+        return len(self.steps) + 1
 
     def __contains__(self, step: int) -> bool:
         return step == 0 or step in self.steps
@@ -157,6 +179,11 @@ class Jump:
         needed = context_steps(self.points, self.context).ravel().tolist()
         object.__setattr__(self, "_needed", frozenset(needed) | {0})
 
+    @property
+    def count(self) -> int:
+        """How many steps it has."""
+        return len(self._needed)  # type: ignore[attr-defined]
+
     def __contains__(self, step: int) -> bool:
         return step in self._needed  # type: ignore[attr-defined]
 
@@ -175,6 +202,12 @@ class Union:
 
     def __post_init__(self) -> None:
         _not_empty("+", self.parts)
+
+    @property
+    def count(self) -> int | None:
+        """How many steps it has at most; None if there is no end."""
+        counts = [part.count for part in self.parts]
+        return None if None in counts else sum(n for n in counts if n is not None)
 
     def __contains__(self, step: int) -> bool:
         return any(step in part for part in self.parts)

@@ -6,17 +6,10 @@ step; at the first one the script's model is found among the live objects.
 
 from __future__ import annotations
 
-import builtins
 import contextlib
-import importlib.util
-import re
-import runpy
-import signal
-import sys
-import threading
-import traceback
-import types
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +20,18 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from weightcast.recorder.distributed import writes_here
+from weightcast.recorder.finding import Subject
 from weightcast.recorder.recording import Recorder, RecordingSummary
 from weightcast.recorder.resume import check_output
+from weightcast.recorder.running import exit_code, script_runner, terminated_as_exit
 from weightcast.recorder.schedule import parse_schedule
-from weightcast.recorder.selection import select_from_optimizer
-from weightcast.recorder.step import StepCounter
-from weightcast.store import InputNotFoundError, UsageError, WeightcastError
-from weightcast.store.layout import check_preset
+from weightcast.recorder.step import Rounds, StepCounter, untraced
+from weightcast.store import RecordingError, WeightcastWarning
+from weightcast.store.codecs import check_preset
 from weightcast.store.output import check_writable
+from weightcast.store.reading import one_line
+from weightcast.store.remote import require_local
 
 
 @dataclass(frozen=True)
@@ -50,14 +47,22 @@ class Outcome:
     failure : str
         Why the script ended early, on one line; empty if it ended by itself.
     others : int
-        Steps that other optimizers took; their weights are recorded only if the first optimizer's
-        model holds them.
+        Steps that optimizers of other models took; these models are not recorded.
+    other_models : tuple of str
+        What these models are called.
+    elsewhere : bool
+        Whether another process of a distributed run records.
+    unrecorded : str
+        Why recording could not begin, where ``on_error="warn"`` let the script go on without.
     """
 
     exit_code: int
     summary: RecordingSummary | None
     failure: str
     others: int
+    other_models: tuple[str, ...] = ()
+    elsewhere: bool = False
+    unrecorded: str = ""
 
 
 class ScriptRecorder:
@@ -66,6 +71,9 @@ class ScriptRecorder:
     Parameters
     ----------
     path : str or Path
+    model : str, optional
+        Which model to record, if the script trains several: the name of a variable of the script,
+        or of the model's class. By default the first to be trained.
     include, exclude : sequence of str
         Globs over qualified parameter names.
     **options
@@ -76,34 +84,48 @@ class ScriptRecorder:
         self,
         path: str | Path,
         *,
+        model: str | None = None,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         **options: Any,
     ) -> None:
+        require_local(path)
         self.path = Path(path).absolute()  # the script may change its folder
+        self.recorder: Recorder | None = None
+        self.others = 0
+        self.other_models: list[str] = []
+        self._model = model
+        self._globs = (include, exclude)
+        self._options = options
+        self.elsewhere = False
+        self.unrecorded = ""
+        self._warned = False
+        self._subject: Subject | None = None
+        self._met: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        self._other_steps = StepCounter()
+        if writes_here():
+            self._check()
+
+    def _check(self) -> None:
+        """Refuse bad options before the script runs."""
+        options = self._options
         check_output(
-            path,
+            self.path,
             overwrite=options.get("overwrite", False),
             resume=options.get("resume", False),
             start_step=options.get("start_step"),
         )
         if isinstance(options.get("schedule"), str):
             options["schedule"] = parse_schedule(options["schedule"])
-        check_preset(options.get("preset", "fast"))
+        check_preset(options.get("preset") or "fast", options.get("error"))
         check_writable(self.path)
-        self.recorder: Recorder | None = None
-        self.others = 0
-        self._globs = (include, exclude)
-        self._options = options
-        self._optimizer: torch.optim.Optimizer | None = None
-        self._steps = StepCounter()
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Count optimizer steps while the context is open; then write what is in memory."""
         handles = [
-            register_optimizer_step_pre_hook(self._before),
-            register_optimizer_step_post_hook(self._after),
+            register_optimizer_step_pre_hook(untraced(self._before)),
+            register_optimizer_step_post_hook(untraced(self._after)),
         ]
         try:
             yield
@@ -114,18 +136,56 @@ class ScriptRecorder:
                 self.recorder.close()
 
     def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        if self._optimizer is None:
-            selection = select_from_optimizer(optimizer, *self._globs)
-            self.recorder = Recorder(selection, self.path, **self._options)
-            self._optimizer = optimizer
-        if optimizer is self._optimizer:
-            self._steps.before(optimizer)
+        if optimizer not in self._met:
+            self._met.add(optimizer)
+            self._meet(optimizer)
+        elif self._subject is None and self.other_models and not self._warned:
+            self._warned = True  # now, and not only at the end of a long run
+            message = f"nothing is recorded so far: the script trains no model {self._model!r} yet"
+            trained = f"{message}, but {', '.join(self.other_models)}"
+            warnings.warn(trained, WeightcastWarning, stacklevel=2)
+        if self._counts(optimizer):
+            self._rounds.before(optimizer)
+        else:
+            self._other_steps.before(optimizer)
 
     def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        if optimizer is not self._optimizer:
+        if self._counts(optimizer):
+            self._rounds.after(optimizer)
+        elif self._other_steps.after(optimizer):
             self.others += 1
-        elif self._steps.after(optimizer) and self.recorder is not None:
-            self.recorder()
+
+    def _counts(self, optimizer: torch.optim.Optimizer) -> bool:
+        return self._subject is not None and self._subject.trained_by(optimizer)
+
+    def _meet(self, optimizer: torch.optim.Optimizer) -> None:
+        """See whether an optimizer that steps for the first time trains what is to be recorded."""
+        if self.unrecorded:
+            return
+        if self.recorder is not None and self._counts(optimizer):
+            self.recorder.optimizers.append(optimizer)
+            return
+        subject = Subject(optimizer)
+        if self._subject is None and self._model in (None, *subject.names):
+            self._start(subject, optimizer)
+        else:
+            self.other_models += [n for n in subject.names[:1] if n not in self.other_models]
+
+    def _start(self, subject: Subject, optimizer: torch.optim.Optimizer) -> None:
+        self.elsewhere = not writes_here()
+        try:
+            self.recorder = Recorder(subject.select(*self._globs), self.path, **self._options)
+        except (RecordingError, OSError) as error:
+            if self._options.get("on_error") != "warn":
+                raise
+            self.unrecorded = one_line(error)
+            message = f"{self.unrecorded}; the script goes on unrecorded"
+            warnings.warn(message, WeightcastWarning, stacklevel=2)
+            return
+        self.recorder.optimizers.append(optimizer)
+        self._rounds = Rounds(self.recorder)
+        self._rounds.expect([optimizer, *subject.live_optimizers()])
+        self._subject = subject
 
 
 def record_script(argv: Sequence[str], path: str | Path, **options: Any) -> Outcome:
@@ -153,127 +213,14 @@ def record_script(argv: Sequence[str], path: str | Path, **options: Any) -> Outc
     """
     run = script_runner(argv)
     recording = ScriptRecorder(path, **options)
-    with _terminated_as_exit(), recording.installed():
-        exit_code, failure = _exit_code(run)
-    summary = recording.recorder.summary() if recording.recorder else None
-    return Outcome(exit_code, summary, failure, recording.others)
-
-
-@contextlib.contextmanager
-def _terminated_as_exit() -> Iterator[None]:
-    """End a script on SIGTERM as on ``sys.exit``, so that what is in memory is written.
-
-    Python itself would end at once. A script that handles the signal replaces this.
-    """
-
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    kept = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, kept)
-
-
-def script_runner(argv: Sequence[str]) -> Callable[[], object]:
-    """Check a script's command line and return a function that runs it as ``__main__``.
-
-    Raises
-    ------
-    UsageError, InputNotFoundError
-        If it is empty, names an interpreter, or there is no such file.
-    """
-    if not argv or list(argv) == ["-m"]:
-        raise UsageError("give a training script after '--', such as: -- train.py --epochs 3")
-    if argv[0] == "-m":
-        folder = str(Path.cwd())
-        _require_module(argv[1], folder)
-        return lambda: _run_as_main(_run_module, argv[1], argv[1:], folder)
-    script = Path(argv[0]).absolute()
-    if re.fullmatch(r"python[0-9.]*", script.name):
-        raise UsageError(f"give the script itself, without the interpreter: got {argv[0]!r}")
-    if not script.is_file():
-        raise InputNotFoundError(f"no script {argv[0]!r}: check the path")
-    return lambda: _run_as_main(_run_file, str(script), argv, str(script.resolve().parent))
-
-
-def _require_module(name: str, folder: str) -> None:
-    kept = sys.path[:]
-    sys.path[:] = [folder, *sys.path[1:]]
-    try:
-        found = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        found = None
-    finally:
-        sys.path[:] = kept
-    if found is None:
-        raise InputNotFoundError(f"no module {name!r}: check its name, and the folder you are in")
-
-
-def _run_as_main(
-    run: Callable[[str], object], target: str, argv: Sequence[str], folder: str
-) -> None:
-    """Run a file or module with the argv and sys.path[0] that Python itself would give it."""
-    kept = sys.argv, sys.path[:]
-    sys.argv, sys.path[:] = list(argv), [folder, *sys.path[1:]]
-    try:
-        run(target)
-    finally:
-        sys.argv, sys.path[:] = kept
-
-
-def _run_module(name: str) -> None:
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
-
-
-def _run_file(path: str) -> None:
-    """Run a file as Python would: `runpy.run_path` would make ``sys.argv[0]`` the full path."""
-    main = types.ModuleType("__main__")
-    main.__file__ = path
-    main.__dict__["__builtins__"] = builtins
-    code = compile(Path(path).read_bytes(), path, "exec", dont_inherit=True)
-    kept = sys.modules["__main__"]
-    sys.modules["__main__"] = main  # where pickle and spawned workers look for its functions
-    try:
-        exec(code, main.__dict__)  # noqa: S102 - to run the user's script is what we are asked for
-    finally:
-        sys.modules["__main__"] = kept
-
-
-def _exit_code(run: Callable[[], object]) -> tuple[int, str]:
-    """Run a script and say how Python would have exited, printing what Python would print."""
-    try:
-        run()
-    except SystemExit as stop:
-        if stop.code is None or isinstance(stop.code, int):
-            return stop.code or 0, ""
-        print(stop.code, file=sys.stderr)
-        return 1, ""
-    except WeightcastError:
-        raise
-    except KeyboardInterrupt:
-        return 130, "KeyboardInterrupt"
-    except Exception as error:  # somebody else's script may raise anything
-        traceback.print_exception(error.with_traceback(_own_frames(error)))
-        return 1, " ".join(f"{type(error).__name__}: {error}".split())
-    return 0, ""
-
-
-def _own_frames(error: BaseException) -> Any:
-    """The traceback from the script's first frame on, without ours and runpy's."""
-    frame = error.__traceback__
-    while frame is not None:
-        file = frame.tb_frame.f_code.co_filename
-        if file not in (
-            __file__,
-            runpy.__file__,
-            "<frozen runpy>",
-            "<frozen importlib._bootstrap>",
-        ):
-            return frame
-        frame = frame.tb_next
-    return None
+    with terminated_as_exit(), recording.installed():
+        code, failure = exit_code(run)
+    return Outcome(
+        code,
+        recording.recorder.summary() if recording.recorder and not recording.elsewhere else None,
+        failure,
+        recording.others,
+        tuple(recording.other_models),
+        recording.elsewhere,
+        recording.unrecorded,
+    )

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from weightcast.recorder.storable import require_fitting, require_storable, stored_dtype
+from weightcast.recorder.structure import Structure
 from weightcast.store import ParameterTable, RecordingError, UsageError
 from weightcast.store.parameters import Kind, matches
 
 Place = tuple[Mapping[str, Any], str]
-_LARGEST_EXACT_INTEGER = 2**53  # of float64, in which buffers are stored
+_dtype = attrgetter("dtype")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Selection:
     """Tensors to record, by name, and where they live.
 
@@ -33,21 +34,50 @@ class Selection:
         The same for buffers.
     kinds : dict of str to str
         Kind of each parameter.
+    ties : dict of str to str
+        Further names of the same tensors, each with the name that the tensor is stored under.
+    again : callable, optional
+        Selects anew, if the model has changed since; returns None if it has not.
+    stored_dtype : torch.dtype
+        float64 if any parameter is, else float32; every other dtype fits into them exactly.
     """
 
     places: Mapping[str, Place]
     buffer_places: Mapping[str, Place] = field(default_factory=dict)
     kinds: Mapping[str, Kind] = field(default_factory=dict)
+    ties: Mapping[str, str] = field(default_factory=dict)
+    again: Callable[[], Selection | None] = lambda: None
+    stored_dtype: torch.dtype = field(init=False)
+    _fitting: set[torch.dtype] = field(init=False)
+
+    def __post_init__(self) -> None:
+        parameters = _look_up(self.places)
+        self.stored_dtype = stored_dtype(parameters)
+        self._fitting = {p.dtype for p in parameters.values()}
 
     @property
     def parameters(self) -> dict[str, torch.Tensor]:
-        """The parameters as they are now, in the order of the table."""
-        return {name: owner[key] for name, (owner, key) in self.places.items()}
+        """The parameters as they are now, in the order of the table.
+
+        Raises
+        ------
+        RecordingError
+            If the model has other parameters than were selected, or wider ones.
+        """
+        now = self.again()
+        if now is not None:
+            self._follow(now)
+        found = _look_up(self.places)
+        dtypes = set(map(_dtype, found.values()))
+        if not dtypes <= self._fitting:
+            require_fitting(found, self.stored_dtype)
+            self._fitting |= dtypes
+        return found
 
     @property
     def buffers(self) -> dict[str, torch.Tensor]:
         """The buffers as they are now, in the order of the table."""
-        return {name: owner[key] for name, (owner, key) in self.buffer_places.items()}
+        return _look_up(self.buffer_places)
 
     def parameter_table(self) -> ParameterTable:
         """Table of the parameters."""
@@ -57,11 +87,28 @@ class Selection:
         """Table of the buffers."""
         return _table(self.buffers, dict.fromkeys(self.buffer_places, "buffer"))
 
-    @property
-    def stored_dtype(self) -> torch.dtype:
-        """float64 if any parameter is, else float32; every other dtype fits into them exactly."""
-        wide = any(p.dtype == torch.float64 for p in self.parameters.values())
-        return torch.float64 if wide else torch.float32
+    def _follow(self, now: Selection) -> None:
+        """Take the tensors that stand under the same names now, or say which names do not."""
+        known, found = ({**s.places, **s.buffer_places}.keys() for s in (self, now))
+        for names, what in ((found - known, "was added"), (known - found, "is gone")):
+            if names:
+                raise RecordingError(
+                    "a model must keep its parameters and buffers while it is recorded: "
+                    f"{min(names)!r} {what}: make the recorder after the model is complete, leave "
+                    "it out with exclude, or record the changed model into a new history"
+                )
+        if self.ties != now.ties:
+            name = min(dict(self.ties.items() ^ now.ties.items()))
+            raise RecordingError(
+                "a model must keep its tied parameters while it is recorded: "
+                f"{name!r} was tied to {self.ties.get(name)!r}, is tied to {now.ties.get(name)!r}: "
+                "tie them before the recorder is made"
+            )
+        self.places, self.buffer_places = now.places, now.buffer_places
+
+
+def _look_up(places: Mapping[str, Place]) -> dict[str, torch.Tensor]:
+    return {name: owner[key] for name, (owner, key) in places.items()}
 
 
 def _table(tensors: Mapping[str, torch.Tensor], kinds: Mapping[str, Kind]) -> ParameterTable:
@@ -85,7 +132,7 @@ def select(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str]
     Returns
     -------
     Selection
-        Tied parameters stand once, under their first name.
+        Tied parameters stand once, under the first of their names that is selected.
 
     Raises
     ------
@@ -103,26 +150,65 @@ def select(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str]
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"give a torch.nn.Module to record: got a {type(model).__name__}")
-    model = unwrap(model)
-    kept = {name for name, _ in model.named_parameters() if matches(name, include, exclude)}
-    parameters = {name: p for name, p in model.named_parameters() if name in kept}
+    return _select(unwrap(model), include, exclude)
+
+
+def _select(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> Selection:
+    _refuse_flat_shards(model)
+    persistent = model.state_dict(keep_vars=True)
+    named = list(model.named_parameters(remove_duplicate=False))
+    named_buffers = [
+        (n, b) for n, b in model.named_buffers(remove_duplicate=False) if n in persistent
+    ]
+    parameters, ties = _first_names(named, include, exclude)
+    buffers, buffer_ties = _first_names(named_buffers, include, exclude)
     if not parameters:
         raise UsageError(
             f"include {list(include)} and exclude {list(exclude)} select none of the model's "
             f"{len(list(model.parameters()))} parameters: check the globs"
         )
-    persistent = model.state_dict(keep_vars=True)
-    buffers = {
-        name: b
-        for name, b in model.named_buffers()
-        if name in persistent and matches(name, include, exclude)
-    }
-    _require_storable(parameters, buffers)
+    require_storable(parameters, buffers)
+    structure = Structure(model)
+
+    def again() -> Selection | None:
+        nonlocal structure
+        if not structure.changed():
+            return None
+        now = _select(model, include, exclude)
+        structure = Structure(model)
+        return now
+
     return Selection(
         {name: _place(model, name, "_parameters") for name in parameters},
         {name: _place(model, name, "_buffers") for name in buffers},
         {name: _kind(model, name) for name in parameters},
+        {**ties, **buffer_ties},
+        again,
     )
+
+
+def _refuse_flat_shards(model: nn.Module) -> None:
+    """Refuse FSDP's first form: its parameters are pieces of flat ones, other on each rank."""
+    for name, module in model.named_modules():
+        if any(c.__name__ == "FullyShardedDataParallel" for c in type(module).__mro__):
+            raise RecordingError(
+                "a sharded model must be sharded with torch.distributed.fsdp.fully_shard (FSDP2) "
+                f"to be recorded: {name or 'the model'} is a FullyShardedDataParallel module, "
+                "whose parameters are pieces of flat tensors"
+            )
+
+
+def _first_names(
+    named: Sequence[tuple[str, torch.Tensor]], include: Sequence[str], exclude: Sequence[str]
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Each selected tensor under its first name, and the name it has for each other name."""
+    first: dict[int, str] = {}
+    for name, tensor in named:
+        if matches(name, include, exclude):
+            first.setdefault(id(tensor), name)
+    kept = {name: tensor for name, tensor in named if first.get(id(tensor)) == name}
+    ties = {name: first[id(tensor)] for name, tensor in named if id(tensor) in first}
+    return kept, {name: stored for name, stored in ties.items() if name != stored}
 
 
 def _place(model: nn.Module, name: str, kind: str) -> Place:
@@ -137,34 +223,6 @@ def _kind(model: nn.Module, name: str) -> Kind:
     return "bias" if "bias" in leaf else "weight"
 
 
-def _require_storable(
-    parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor]
-) -> None:
-    for name, p in parameters.items():
-        if isinstance(p, (UninitializedParameter, UninitializedBuffer)):
-            raise RecordingError(
-                f"parameters must have their shape to be recorded: {name!r} is lazy: run one batch "
-                "through the model first"
-            )
-        if not p.dtype.is_floating_point:
-            raise RecordingError(
-                f"parameters must be real floating-point numbers to be recorded: {name!r} is "
-                f"{p.dtype}: leave it out with exclude"
-            )
-    for name, b in buffers.items():
-        fits = not b.dtype.is_complex and (
-            b.dtype.is_floating_point
-            or b.numel() == 0
-            or b.dtype == torch.bool
-            or float(b.double().abs().max()) < _LARGEST_EXACT_INTEGER
-        )
-        if not fits:
-            raise RecordingError(
-                f"buffers must fit into float64 exactly to be recorded: {name!r} ({b.dtype}) does "
-                "not: leave it out with exclude"
-            )
-
-
 def unwrap(model: nn.Module) -> nn.Module:
     """The plain model inside data-parallel and compiled wrappers."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -175,57 +233,3 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model._orig_mod  # type: ignore[assignment]
         else:
             return model
-
-
-def find_model(optimizer: torch.optim.Optimizer) -> nn.Module | None:
-    """Find the live module whose parameters an optimizer updates.
-
-    Returns
-    -------
-    nn.Module or None
-        The outermost module that holds all parameters of the optimizer, so that names are those of
-        the script's own ``model.state_dict()``; None if there is no such module.
-    """
-    wanted = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    # type(), not isinstance(): live objects may have a __class__ property with side effects
-    modules = [
-        o
-        for o in gc.get_objects()
-        if issubclass(type(o), nn.Module) and "_parameters" in vars(o)  # else it is half built
-    ]
-    holders = [m for m in modules if wanted <= {id(p) for p in m.parameters()}]
-    inner = {id(child) for m in holders for child in m.modules() if child is not m}
-    outermost = [m for m in holders if id(m) not in inner]
-    if not outermost:
-        return None
-    return unwrap(min(outermost, key=lambda m: sum(1 for _ in m.parameters())))
-
-
-def select_from_optimizer(
-    optimizer: torch.optim.Optimizer, include: Sequence[str] = (), exclude: Sequence[str] = ()
-) -> Selection:
-    """Select by the optimizer alone: the model it belongs to, or its own parameter groups.
-
-    Without a module, names are the optimizer's own (``param_names``), or ``group0.param3``.
-    """
-    model = find_model(optimizer)
-    if model is not None:
-        return select(model, include, exclude)
-    named: dict[str, torch.Tensor] = {}
-    for name, parameter in _group_names(optimizer.param_groups):
-        if matches(name, include, exclude):
-            named[name if name not in named else f"{name}.{len(named)}"] = parameter
-    if not named:
-        raise UsageError(
-            f"include {list(include)} and exclude {list(exclude)} select none of the optimizer's "
-            "parameters: without a module they are called group0.param0, group0.param1, ..."
-        )
-    _require_storable(named, {})
-    return Selection({name: (named, name) for name in named})
-
-
-def _group_names(groups: Iterable[dict[str, object]]) -> Iterable[tuple[str, torch.Tensor]]:
-    for g, group in enumerate(groups):
-        params: list[torch.Tensor] = group["params"]  # type: ignore[assignment]
-        names = group.get("param_names") or [f"group{g}.param{i}" for i in range(len(params))]
-        yield from zip(names, params, strict=True)  # type: ignore[call-overload]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_reference import refuses
+from support import eventually
 from torch import nn
 
 from weightcast.recorder import Recorder, parse_schedule
@@ -27,6 +29,7 @@ from weightcast.store import (
     UsageError,
     WeightcastError,
 )
+from weightcast.store.ring import in_use, ring_path
 
 
 class Run:
@@ -92,13 +95,14 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(f): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
-@settings(max_examples=15, deadline=None)
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_resumed_history_is_the_uninterrupted_one(data: st.DataObject) -> None:
     """Stopped anywhere, by an exit or a kill; resumed from any checkpoint that leaves no gap."""
     texts = ["every:1", "every:3", "steps:2,9", "dense:3+every:5"]
     schedule = parse_schedule(data.draw(st.sampled_from(texts)))
-    memory = data.draw(st.sampled_from([1, 700, 1 << 20]))  # bytes; a row has 148
+    memory = data.draw(st.sampled_from([1500, 1 << 20, None]))  # bytes; a slot takes 320
     stop, end = sorted(data.draw(st.lists(st.integers(0, 10), min_size=2, max_size=2)))
     killed = data.draw(st.booleans())
     options = {"schedule": schedule, "memory": memory}
@@ -109,7 +113,10 @@ def test_resumed_history_is_the_uninterrupted_one(data: st.DataObject) -> None:
         recorder = Recorder(run.model, parts, **options)
         run.train(stop, recorder)
         if not killed:
-            recorder.close()  # a kill leaves what was committed, and loses what is in memory
+            recorder.close()
+        del recorder  # whoever opens the history next finishes from its ring file
+        gc.collect()
+        assert eventually(lambda: not ring_path(parts).exists() or not in_use(parts))
 
         lost = [s for s in range(stop + 1) if s in schedule and s not in History(parts).steps]
         latest = min(lost, default=stop + 1) - 1  # a later checkpoint would leave a gap

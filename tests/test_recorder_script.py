@@ -199,7 +199,7 @@ def test_options_reach_the_recorder() -> None:
         include=["0.*", "2.*"],
         exclude=["*.bias"],
         preset="compact",
-        memory=1,
+        memory=400,
         metadata={"tag": "x"},
     )
     info = History("run.zarr").info()

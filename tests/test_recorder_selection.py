@@ -11,7 +11,7 @@ from store_reference import refuses
 from torch import nn
 
 from weightcast.recorder import find_model, select, unwrap
-from weightcast.recorder.selection import select_from_optimizer
+from weightcast.recorder.finding import Subject
 from weightcast.store import RecordingError, UsageError
 
 
@@ -246,27 +246,27 @@ def test_half_built_modules_do_not_hinder_the_search(half_built: nn.Module) -> N
 def test_loose_parameters_are_named_by_their_groups() -> None:
     a, b, c = (nn.Parameter(torch.ones(n)) for n in (1, 2, 3))
     optimizer = sgd([{"params": [a, b]}, {"params": [c], "lr": 1.0}])
-    selection = select_from_optimizer(optimizer)
+    selection = Subject(optimizer).select()
     assert selection.parameters == {"group0.param0": a, "group0.param1": b, "group1.param0": c}
     assert not selection.buffers
-    assert list(select_from_optimizer(optimizer, ["group1.*"]).parameters) == ["group1.param0"]
+    assert list(Subject(optimizer).select(["group1.*"]).parameters) == ["group1.param0"]
     with refuses(UsageError, "group0.param0", "nope"):
-        select_from_optimizer(optimizer, ["nope"])
+        Subject(optimizer).select(["nope"])
 
 
 def test_loose_parameters_with_names_keep_them() -> None:
     a, b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(2))
-    selection = select_from_optimizer(sgd([("a", a), ("b.weight", b)]))
+    selection = Subject(sgd([("a", a), ("b.weight", b)])).select()
     assert selection.parameters == {"a": a, "b.weight": b}
 
 
 def test_loose_parameters_of_one_name_are_not_lost() -> None:
     a, b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(2))
-    selection = select_from_optimizer(sgd([("w", a), ("w", b)]))
+    selection = Subject(sgd([("w", a), ("w", b)])).select()
     assert {id(p) for p in selection.parameters.values()} == {id(a), id(b)}
 
 
 def test_loose_complex_parameters_are_refused() -> None:
     optimizer = sgd([nn.Parameter(torch.ones(1, dtype=torch.complex64))])
     with refuses(RecordingError, "group0.param0", "complex64"):
-        select_from_optimizer(optimizer)
+        Subject(optimizer).select()
