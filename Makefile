@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PACKAGES := apply cli experiments predictor recorder store
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types check bench clean
+.PHONY: demo test lint types check bench bench-recorder clean
 
 demo: $(STAMP)
 	$(BIN)/weightcast demo -o demo
@@ -28,6 +28,10 @@ check: lint types test
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/pipeline.py
+
+bench-recorder: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/recorder.py
 
 clean:
 	rm -rf $(VENV) .types build *.egg-info .pytest_cache .mypy_cache .ruff_cache demo

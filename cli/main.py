@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
 
 import click
 
 from weightcast.cli.dataset import dataset
 from weightcast.cli.demo import demo
+from weightcast.cli.exchange import export, import_
 from weightcast.cli.forecaster import evaluate, fit
-from weightcast.cli.history import info, record
+from weightcast.cli.history import info, record, recover
 from weightcast.cli.jump import jump
+from weightcast.cli.maintain import compact, verify
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,7 +29,20 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (record, info, dataset, fit, evaluate, jump, demo):
+for command in (
+    record,
+    recover,
+    info,
+    verify,
+    compact,
+    dataset,
+    fit,
+    evaluate,
+    jump,
+    export,
+    import_,
+    demo,
+):
     cli.add_command(command)
 
 
@@ -43,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         training script's own.
     """
     try:
-        result = cli.main(args=argv, prog_name="weightcast", standalone_mode=False)
+        with _plain_warnings():
+            result = cli.main(args=argv, prog_name="weightcast", standalone_mode=False)
     except click.Abort:
         return _fail("interrupted", 130)
     except click.ClickException as error:
@@ -57,6 +76,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(str(error), error.exit_code)
     return result if isinstance(result, int) else 0
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print our own warnings as one line, without the line of code that they come from."""
+    show = warnings.showwarning
+
+    def show_plain(message: Any, category: type[Warning], *place: Any, **rest: Any) -> None:
+        if category.__name__ == "WeightcastWarning":
+            click.echo(f"weightcast: warning: {' '.join(str(message).split())}", err=True)
+        else:
+            show(message, category, *place, **rest)
+
+    warnings.showwarning = show_plain
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
 
 
 def _fail(message: str, exit_code: int) -> int:

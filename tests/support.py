@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,3 +55,13 @@ class Pipeline:
             "checkpoint": "in.pt",
         }
         return self.folder / names[name]
+
+
+def eventually(condition: Callable[[], object], seconds: float = 60.0) -> bool:
+    """Whether a condition comes true: for what another process does in its own time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True

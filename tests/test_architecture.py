@@ -47,9 +47,11 @@ def test_heavy_libraries_stay_in_their_place(path: Path) -> None:
         assert "dask" not in top
 
 
-def test_apply_takes_only_steps_and_selection_from_recorder() -> None:
+def test_apply_takes_only_steps_selection_and_checkpoints_from_recorder() -> None:
+    """What a live jump counts and selects by, and how a checkpoint file is read; no recorder."""
     names = {n for p in (ROOT / "apply").glob("*.py") for n in imported(p) if "recorder" in n}
     assert names <= {
+        "weightcast.recorder.checkpoints",
         "weightcast.recorder.schedule",
         "weightcast.recorder.selection",
         "weightcast.recorder.step",
@@ -59,5 +61,6 @@ def test_apply_takes_only_steps_and_selection_from_recorder() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "cli").glob("*.py")), ids=lambda p: p.stem)
 def test_commands_import_only_click_before_they_run(path: Path) -> None:
     light = {"__future__", "click", "collections", "contextlib", "importlib", "sys", "typing"}
+    light |= {"warnings"}
     for name in imported(path, at_import_only=True):
         assert name.split(".")[0] in light or name.startswith("weightcast.cli")

@@ -17,6 +17,7 @@ from support import Pipeline
 from weightcast.cli.main import main
 from weightcast.predictor import load
 from weightcast.store import Dataset, History, HistoryWriter, ParameterTable
+from weightcast.store.ring import MAGIC, ring_path
 
 
 def run(*words: object) -> int:
@@ -90,6 +91,13 @@ def make_short(folder: Path, steps: int, value: float = 1.0) -> Path:
     return path
 
 
+def torn_ring(folder: Path) -> Path:
+    """A history whose recording left a ring file that is no longer whole."""
+    path = make_short(folder, 5).rename(folder / "torn.zarr")
+    ring_path(path).write_bytes(MAGIC + bytes(5000))
+    return path
+
+
 def newer_format(folder: Path, history: Path) -> Path:
     """A copy of a history that says it is of a later format."""
     path = folder / "newer.zarr"
@@ -114,6 +122,9 @@ BAD_INPUT = {
         ("not a weightcast history",),
     ),
     "no history": ("info {new}", 2, ("does not exist",)),
+    "no history to recover": ("recover {new}", 2, ("no history", "check the path")),
+    "not a history to recover": ("recover {folder}", 1, ("not a Zarr v3 group",)),
+    "damaged ring": ("recover {torn}", 1, ("torn.zarr.ring is damaged",)),
     "not a history": ("info {folder}", 1, ("not a Zarr v3 group",)),
     "a file, not a history": ("info {script}", 1, ("not a Zarr",)),
     "dataset, not a history": (
@@ -160,9 +171,71 @@ BAD_INPUT = {
     "bad numbers": ("dataset build {history} -o {new} --edges 0,x", 2, ("'0,x'",)),
     "bad shares": ("dataset build {history} -o {new} --shares 1,1,1", 2, ("sum to 1",)),
     "bad seed": ("dataset build {history} -o {new} --seed -1", 2, ("seed",)),
+    "export of no step": (
+        "export {history} --step 9999 -o {new}.pt",
+        1,
+        ("step 9999 is not recorded", "300"),
+    ),
+    "export of no history": ("export {folder} --step 1 -o {new}.pt", 1, ("not a Zarr v3 group",)),
+    "export as something": ("export {history} --step 100 -o {new}", 2, (".safetensors", ".pt")),
+    "export over a file": (
+        "export {history} --step 100 -o {forecaster}",
+        2,
+        ("exists", "--overwrite"),
+    ),
+    "export of a bad step": ("export {history} --step latest -o {new}.pt", 2, ("'latest'", "last")),
+    "import of nothing": ("import {folder}/nowhere -o {new}", 2, ("no checkpoints", "nowhere")),
+    "import without steps": ("import {folder} -o {new}", 2, ("in.pt", "--step-pattern")),
+    "import of a script": (
+        "import {script} -o {new} --step-from metadata",
+        1,
+        ("train.py", "not a checkpoint"),
+    ),
+    "import over a history": (
+        "import {checkpoint} -o {history} --step-from metadata",
+        2,
+        ("exists", "--overwrite"),
+    ),
+    "import by a bad pattern": (
+        "import {checkpoint} -o {new} --step-pattern in",
+        2,
+        ("step pattern", "one group"),
+    ),
+    "import without an error bound": (
+        "import {checkpoint} -o {new} --step-from metadata --preset bounded",
+        2,
+        ("bounded", "error"),
+    ),
     "unknown option": ("info {history} --nonsense", 2, ("--nonsense",)),
     "unknown command": ("forecast", 2, ("forecast",)),
     "missing option": ("fit {dataset}", 2, ("--output",)),
+    "nothing to verify": ("verify {new}", 2, ("does not exist",)),
+    "verify a dataset": ("verify {dataset}", 1, ("not a weightcast history",)),
+    "verify against another model": ("verify {short} --against {history}", 1, ("same parameters",)),
+    "compact to nowhere": ("compact {history}", 2, ("-o", "--in-place")),
+    "compact to two places": ("compact {history} -o {new} --in-place", 2, ("-o", "--in-place")),
+    "compact onto itself": ("compact {history} -o {history} --overwrite", 2, ("is an input",)),
+    "compact into itself": ("compact {history} -o {history}/new", 2, ("lie in each other",)),
+    "compact to what exists": ("compact {history} -o {short}", 2, ("exists", "--overwrite")),
+    "thin in place": ("compact {history} --in-place --every 2", 2, ("--every", "-o")),
+    "thin and delete": (
+        "compact {history} -o {new} --delete-original --to-step 9",
+        2,
+        ("--to-step", "keep the original"),
+    ),
+    "overwrite in place": ("compact {history} --in-place --overwrite", 2, ("--overwrite", "-o")),
+    "bound of a lossless preset": ("compact {history} -o {new} --error 1", 2, ("lossless",)),
+    "no bound to be found": (
+        "compact {short} -o {new} --preset bounded",
+        2,
+        ("did not change", "--error"),
+    ),
+    "too little memory": (
+        "compact {history} -o {new} --parameters-per-chunk 2000 --steps-per-chunk 400 --memory 1",
+        2,
+        ("--memory", "--steps-per-chunk"),
+    ),
+    "compact no history": ("compact {dataset} --in-place", 1, ("not a weightcast history",)),
 }
 
 
@@ -184,6 +257,7 @@ def test_bad_input_gets_one_line(
         "nan": make_short(tmp_path / "nan", 30, float("nan")),
         "newer": newer_format(tmp_path, pipeline.history),
         "cut": tmp_path / "cut.safetensors",
+        "torn": torn_ring(tmp_path),
         "new": tmp_path / "new",
     }
     names = ("folder", "script", "history", "dataset", "forecaster", "checkpoint")
