@@ -177,10 +177,15 @@ def compact(path: str, **options: Any) -> None:
       weightcast compact run.zarr -o small.zarr --preset bounded
     """
     from weightcast.store import History, plan_compaction
+    from weightcast.store.output import refuse_existing
     from weightcast.store.rechunking import Options
 
     _check_target(options)
     history = History(path)
+    if options["output"] is not None:
+        # Before the plan is printed; what is written in the end is checked again then.
+        overwrite = options["overwrite"]
+        refuse_existing(options["output"], overwrite=overwrite, kind="history", inputs=[path])
     chunks = Options(
         options["steps_per_chunk"],
         options["parameters_per_chunk"],

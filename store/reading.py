@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import zlib
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ from weightcast.store.form import refuse_foreign_codecs, strict
 from weightcast.store.guard import Folder, GuardedStore
 from weightcast.store.remote import Place, is_remote, open_url
 from weightcast.store.swapping import interrupted
+
+SETTLE_SECONDS = 30.0
 
 # What zarr and the codecs raise on files that are not what they should be. No OSError of a failing
 # disk or a missing permission: those say what they are.
@@ -163,9 +166,25 @@ def read(array: zarr.Array[Any], selection: tuple[slice | int, ...]) -> npt.NDAr
     except WeightcastError:
         raise
     except (*DAMAGE, MemoryError) as error:  # a chunk may claim any length
+        settle()
         raise FormatError(
-            f"{array.store_path} is damaged, a chunk does not decode: {one_line(error)}"
+            f"{array.store_path} is damaged, a chunk does not decode: {one_line(error)}: "
+            "weightcast verify says what is lost"
         ) from error
+
+
+def settle() -> None:
+    """Wait for what zarr still does beside a chunk that failed.
+
+    Left alone, it goes on writing, and asyncio complains on stderr when the process ends.
+    """
+    sync(_settled())
+
+
+async def _settled() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=SETTLE_SECONDS)
 
 
 def require_chunks(array: zarr.Array[Any], selection: tuple[slice | int, ...]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,19 +10,17 @@ from typing import Any
 
 import numpy.typing as npt
 import zarr
-from zarr.core.sync import sync
 
 from weightcast.store.codecs import wide_codecs
 from weightcast.store.compaction import CompactionPlan
 from weightcast.store.comparing import gather
 from weightcast.store.history import History
 from weightcast.store.layout import ATTRIBUTE, Header, metric_path
+from weightcast.store.reading import settle
 from weightcast.store.rechunking import Rewrite
 
 Progress = Callable[[str, int, int], None]
 Values = npt.NDArray[Any]
-
-SETTLE_SECONDS = 30.0
 
 
 def rewrite(
@@ -45,15 +42,8 @@ def rewrite(
         _write_wide_arrays(history, group, plan, progress)
         group.attrs[ATTRIBUTE] = _header(history.header, plan).to_json()
     except BaseException:
-        sync(_settled())
+        settle()  # what zarr still writes would make folders anew
         raise
-
-
-async def _settled() -> None:
-    """Wait for what zarr still writes beside a write that failed: it would make folders anew."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    if others:
-        await asyncio.wait(others, timeout=SETTLE_SECONDS)
 
 
 def _write_short_arrays(history: History, path: Path, plan: CompactionPlan) -> zarr.Group:

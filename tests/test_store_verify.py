@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -367,3 +369,25 @@ def test_the_command_compares(
     assert not facts["ok"]
     (wrong,) = [d for d in facts["differences"] if not d["ok"]]
     assert (wrong["array"], wrong["different"], wrong["largest"]) == ("buffers", 1, None)
+
+
+def test_a_command_that_meets_damage_prints_one_line(tmp_path: Path) -> None:
+    """What zarr was still reading beside the damaged chunk must not be complained about."""
+    table = ParameterTable.of([("w", (64 * 16384,), "float32", "weight")])
+    with HistoryWriter.create(tmp_path / "run.zarr", table, block=1) as writer:
+        writer.append([0], [0.0], np.zeros((1, table.size), np.float32))
+    chunk = tmp_path / "run.zarr/weights/c/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"?")
+    line = "from weightcast.cli.main import main; import sys; sys.exit(main())"
+    words = ["export", "run.zarr", "--step", "0", "-o", "w.safetensors"]
+    for _ in range(3):  # it is a race
+        done = subprocess.run(
+            [sys.executable, "-c", line, *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("weightcast: ")
+        assert done.stderr.count("\n") == 1, done.stderr
