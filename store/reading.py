@@ -168,8 +168,8 @@ def read(array: zarr.Array[Any], selection: tuple[slice | int, ...]) -> npt.NDAr
     except (*DAMAGE, MemoryError) as error:  # a chunk may claim any length
         settle()
         raise FormatError(
-            f"{array.store_path} is damaged, a chunk does not decode: {one_line(error)}: "
-            "weightcast verify says what is lost"
+            f"{array.store_path} is damaged, {_one_of(array, selection)} does not decode: "
+            f"{one_line(error)}: weightcast verify says what is lost"
         ) from error
 
 
@@ -198,14 +198,7 @@ def require_chunks(array: zarr.Array[Any], selection: tuple[slice | int, ...]) -
     FormatError
         Naming the first that is missing.
     """
-    touched = []
-    for part, length, width in zip(
-        selection, array.shape, array.shards or array.chunks, strict=True
-    ):
-        first, stop, _ = (part if isinstance(part, slice) else slice(part, part + 1)).indices(
-            length
-        )
-        touched.append(range(first // width, -(-stop // width) if stop > first else 0))
+    touched = _touched(array, selection)
     store, count = array.store_path.store, math.prod(t.stop - t.start for t in touched)
     if count > MOST_FILES:
         raise FormatError(f"{array.store_path} is damaged: it would have {count} chunks")
@@ -222,6 +215,28 @@ def require_chunks(array: zarr.Array[Any], selection: tuple[slice | int, ...]) -
             missing = None
     if missing is not None:
         raise FormatError(f"{array.store_path} is damaged: chunk {missing} is missing")
+
+
+def _touched(array: zarr.Array[Any], selection: tuple[slice | int, ...]) -> list[range]:
+    """Chunk files that a selection needs, along each axis."""
+    touched = []
+    for part, length, width in zip(
+        selection, array.shape, array.shards or array.chunks, strict=True
+    ):
+        first, stop, _ = (part if isinstance(part, slice) else slice(part, part + 1)).indices(
+            length
+        )
+        touched.append(range(first // width, -(-stop // width) if stop > first else 0))
+    return touched
+
+
+def _one_of(array: zarr.Array[Any], selection: tuple[slice | int, ...]) -> str:
+    """What to call the chunk files that a selection needs."""
+    touched, key = _touched(array, selection), array.metadata.encode_chunk_key
+    if any(not indices for indices in touched):
+        return "a chunk"
+    first, last = key(tuple(t[0] for t in touched)), key(tuple(t[-1] for t in touched))
+    return f"chunk {first}" if first == last else f"a chunk from {first} to {last}"
 
 
 def one_line(error: BaseException) -> str:

@@ -46,6 +46,7 @@ LOSSLESS, ROUNDED = 0, 1
 _START = struct.Struct("<B7xd")
 _ROUNDED = struct.Struct("<BxhIIi")
 _LENGTH = struct.Struct("<I")
+_COLUMNS = 8  # as `parameter_major` takes them
 _MOST_EXACT = 1 / 16  # of the numbers of a chunk; with more, lossless is smaller
 
 
@@ -77,8 +78,14 @@ def encode(values: Float, error: float) -> bytes:
     return _START.pack(LOSSLESS, error) + cast("bytes", body)
 
 
-def decode(payload: bytes, shape: tuple[int, int], dtype: npt.DTypeLike, error: float) -> Float:
-    """Chunk that `encode` made.
+def decode(
+    payload: bytes,
+    shape: tuple[int, int],
+    dtype: npt.DTypeLike,
+    error: float,
+    out: Float | None = None,
+) -> Float:
+    """Chunk that `encode` made; `out`, of that shape and dtype, may be given to be filled.
 
     Raises
     ------
@@ -91,12 +98,14 @@ def decode(payload: bytes, shape: tuple[int, int], dtype: npt.DTypeLike, error: 
     if bound != error:
         raise ValueError(f"a chunk has the error bound {bound!r}, its array has {error!r}")
     dtype = np.dtype(dtype)
+    values = np.empty(shape, dtype) if out is None else out
     if mode == LOSSLESS:
-        return _unpack(payload[_START.size :], dtype, math.prod(shape)).reshape(shape)
+        _unpack(payload[_START.size :], values)
+        return values
     if mode != ROUNDED:
         raise ValueError(f"a chunk has mode {mode}, which is neither lossless nor rounded")
     with np.errstate(all="ignore"):
-        return _decode_rounded(payload, shape, dtype, error)
+        return _decode_rounded(payload, values, error)
 
 
 def _rounded(values: Float, rows: int, error: float) -> bytes | None:
@@ -148,14 +157,12 @@ def _quantised(values: Float, step: float) -> Int | None:
     return q
 
 
-def _decode_rounded(
-    payload: bytes, shape: tuple[int, int], dtype: np.dtype[Any], error: float
-) -> Float:
+def _decode_rounded(payload: bytes, values: Float, error: float) -> Float:
     at = _START.size + _ROUNDED.size
     if len(payload) < at:
         raise ValueError(f"a chunk of {len(payload)} bytes is cut off")
     size, tap, rows, exact, base = _ROUNDED.unpack_from(payload, _START.size)
-    steps = shape[1]
+    shape, steps = values.shape, values.shape[1]
     if size not in (1, 2, 4) or rows > shape[0] or exact > rows * steps:
         raise ValueError(f"a chunk of shape {shape} says {rows} rows of {size} bytes, {exact} kept")
     sections = []
@@ -165,20 +172,21 @@ def _decode_rounded(
         sections.append(payload[at - length : at])
     if at != len(payload):
         raise ValueError(f"a chunk of {len(payload)} bytes should have {at}")
-    first = _unpack(sections[0], np.dtype(np.uint32), rows).view(np.int32) + np.int32(base)
-    left = _unpack(sections[1], np.dtype(f"u{size}"), rows * (steps - 1))
-    places = _unpack(sections[2], np.dtype(np.uint32), exact)
-    values = np.empty(shape, dtype)
+    first = _unpack(sections[0], np.empty(rows, np.uint32)).view(np.int32) + np.int32(base)
+    left = _unpack(sections[1], np.empty((rows, steps - 1), f"u{size}"))
+    places = _unpack(sections[2], np.empty(exact, np.uint32))
     values[rows:] = np.nan
-    left = left.reshape(rows, steps - 1)
-    rounded = np.empty((steps, rows), dtype)
-    for column, q in zip(rounded, retraced(first, left, tap), strict=True):
-        column[...] = np.multiply(q, _step(error), dtype=np.float64)
-    parameter_major(rounded, values[:rows])
+    columns = retraced(first, left, tap)
+    some = np.empty((_COLUMNS, rows), values.dtype)  # stays in the cache until it is transposed
+    for start in range(0, steps, _COLUMNS):
+        part = some[: steps - start]
+        for column, q in zip(part, columns, strict=False):
+            np.multiply(q, _step(error), out=column, dtype=np.float64, casting="same_kind")
+        parameter_major(part, values[:rows, start : start + _COLUMNS])
     if exact:
         if places.max() >= rows * steps:
             raise ValueError("a chunk has exact numbers past its end")
-        values.reshape(-1)[places] = _unpack(sections[3], dtype, exact)
+        values.reshape(-1)[places] = _unpack(sections[3], np.empty(exact, values.dtype))
     return values
 
 
@@ -205,16 +213,15 @@ def _pack(numbers: npt.NDArray[Any]) -> bytes:
     return cast("bytes", codec.encode(numbers))
 
 
-def _unpack(packed: bytes, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
-    """Numbers of a Blosc section, which must hold as many bytes as they have."""
-    numbers = np.empty(count, dtype)
-    if not packed and not count:
-        return numbers
+def _unpack(packed: bytes, out: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Fill an array from a Blosc section, which must hold as many bytes as it has."""
+    if not packed and not out.size:
+        return out
     sizes = struct.unpack_from("<III", packed.ljust(16, b"\0"), 4)
-    if sizes[0] != numbers.nbytes or sizes[2] != len(packed) or not numbers.nbytes:
+    if sizes[0] != out.nbytes or sizes[2] != len(packed) or not out.nbytes:
         raise ValueError(
-            f"a section of {len(packed)} bytes should have {sizes[2]}, and hold {numbers.nbytes}: "
+            f"a section of {len(packed)} bytes should have {sizes[2]}, and hold {out.nbytes}: "
             f"it holds {sizes[0]}"
         )
-    Blosc().decode(packed, numbers)
-    return numbers
+    Blosc().decode(packed, out)
+    return out
