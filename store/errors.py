@@ -72,3 +72,7 @@ class MissingExtraError(WeightcastError, ImportError):
 
 class RemoteError(WeightcastError, OSError):
     """A store that is not a local folder does not answer, or refuses."""
+
+
+class SchedulerError(WeightcastError, RuntimeError):
+    """The workers of a job cannot be reached, or are gone."""
