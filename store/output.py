@@ -2,7 +2,7 @@
 
 ::
 
-    replacing(path):   write -> .path.partial-PID  --success-->  change places with path
+    replacing(path):   write -> .path.partial-HOST-PID  --success-->  change places with path
                                                    --error---->  removed, path untouched
                                                    --killed--->  removed by the next one
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal
@@ -21,7 +21,7 @@ from weightcast.store.remote import require_local
 from weightcast.store.ring import in_use
 from weightcast.store.swapping import interrupted, remove, remove_stale, sibling, swap
 
-Kind = Literal["history", "dataset", "file"]
+Kind = Literal["history", "dataset", "variation", "file"]
 
 
 def refuse_existing(
@@ -42,7 +42,7 @@ def refuse_existing(
     overwrite : bool
         Accept an existing output, if it is ours to replace: a file, or a Zarr group that
         weightcast wrote. Any other folder is refused all the same.
-    kind : {"history", "dataset", "file"}, optional
+    kind : {"history", "dataset", "variation", "file"}, optional
         What will be written: only the same kind is replaced.
     inputs : sequence of str or Path
         What the output is made from, and so must not replace.
@@ -74,12 +74,11 @@ def refuse_existing(
     above = next((p for p in path.parents if p.exists()), path)
     if above.is_file():
         raise OutputExistsError(f"output {path} would lie below {above}, which is a file")
+    _refuse_inputs(path, inputs)
     if not path.exists():
         if old := interrupted(path):
             raise OutputExistsError(f"output {path} is taken: {old}")
         return path
-    if any(path.resolve() == Path(i).resolve() for i in inputs):
-        raise OutputExistsError(f"output {path} is an input too: choose another path")
     found = _kind(path)
     if found is None or (kind is not None and found != kind):
         advice = "choose another path"
@@ -96,6 +95,19 @@ def refuse_existing(
             f"{path} is being recorded by another process: let it end, or choose another path"
         )
     return path
+
+
+def _refuse_inputs(path: Path, inputs: Sequence[str | Path]) -> None:
+    """Check that the output neither is an input nor holds one, nor lies in one."""
+    here = path.resolve()
+    for given in inputs:
+        there = Path(given).resolve()
+        if here == there:
+            raise OutputExistsError(f"output {path} is an input too: choose another path")
+        if here.is_relative_to(there) or there.is_relative_to(here):
+            raise OutputExistsError(
+                f"output {path} and input {given} must not lie in each other: choose another path"
+            )
 
 
 def check_writable(path: Path) -> None:
@@ -118,7 +130,11 @@ def _kind(path: Path) -> Kind | None:
     try:
         document = json.loads((path / "zarr.json").read_text())
         header = document["attributes"]["weightcast"]
-        kinds: dict[str, Kind] = {"parameters": "history", "recipe": "dataset"}
+        kinds: dict[str, Kind] = {
+            "parameters": "history",
+            "recipe": "dataset",
+            "variation": "variation",
+        }
         ours = isinstance(header, dict)
         return next((kind for key, kind in kinds.items() if ours and key in header), None)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -126,7 +142,7 @@ def _kind(path: Path) -> Kind | None:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, part: str = "", *, new: bool = False) -> Iterator[Path]:
     """Write an output under a temporary name and rename it into place on success.
 
     Parameters
@@ -134,11 +150,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path : str or Path
         Where the finished output shall stand. An output already there is replaced only once the
         new one is complete.
+    part : str
+        What of the temporary path is the output, where that is a folder that holds more.
+    new : bool
+        Refuse to replace what another process has put there meanwhile.
 
     Yields
     ------
     Path
         The temporary path, in the same folder and with the same suffix; nothing stands there yet.
+
+    Raises
+    ------
+    OutputExistsError
+        With `new`, in the end.
 
     Examples
     --------
@@ -158,9 +183,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
     remove_stale(path, temporary)
     try:
         yield temporary
-        swap(temporary, path)
+        if new and path.exists():
+            raise OutputExistsError(
+                f"output {path} was made by another process meanwhile: choose another path or pass "
+                "--overwrite"
+            )
+        swap(temporary / part, path)
     except BaseException:
         with suppress(OSError):  # what failed says more, and the next one removes what is left
             remove(temporary)
         raise
-    remove(temporary)
+    with suppress(OSError) if part else nullcontext():  # a late worker may still write there
+        remove(temporary)

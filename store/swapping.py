@@ -2,23 +2,34 @@
 
 ::
 
-    Linux        .run.partial-7.zarr <-> run.zarr      the two change places, in one step
-    elsewhere    run.zarr -> .run.retired-7.zarr       killed here, nothing is called run.zarr:
-                 .run.partial-7.zarr -> run.zarr       whoever looks for it is told what to rename
-                 .run.retired-7.zarr -> .run.partial-7.zarr
-    then         .run.partial-7.zarr is deleted        or by the next run, if this one is killed
+    Linux        .run.partial-HOST-7.zarr <-> run.zarr     the two change places, in one step
+    elsewhere    run.zarr -> .run.retired-HOST-7.zarr      killed here, nothing is called run.zarr:
+                 .run.partial-HOST-7.zarr -> run.zarr      who looks for it is told what to rename
+                 .run.retired-HOST-7.zarr -> .run.partial-HOST-7.zarr
+    then         .run.partial-HOST-7.zarr is deleted       or by the next run, if this one is killed
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import re
 import shutil
+import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
 
+
+def _host() -> str:
+    """A short name of this machine, and of this container: numbers of processes hold there."""
+    space = Path("/proc/self/ns/pid")
+    name = f"{socket.gethostname()} {space.readlink() if space.exists() else ''}"
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+HOST = _host()
 _HERE = -100  # AT_FDCWD
 _EXCHANGE = 2  # RENAME_EXCHANGE
 
@@ -45,19 +56,23 @@ def interrupted(path: Path) -> str:
     """What to do if a process was killed while it replaced `path`; empty if none was."""
     if not path.parent.is_dir():
         return ""
-    name = re.compile(rf"\.{re.escape(path.stem)}\.retired-\d+{re.escape(path.suffix)}")
+    name = re.compile(rf"\.{re.escape(path.stem)}\.retired-[0-9a-f-]+{re.escape(path.suffix)}")
     old = next((p for p in path.parent.iterdir() if name.fullmatch(p.name)), None)
     return f"a process killed while it replaced it left it as {old}: rename that" if old else ""
 
 
 def sibling(path: Path, what: str) -> Path:
     """A hidden name beside `path` that no other process takes."""
-    return path.with_name(f".{path.stem}.{what}-{os.getpid()}{path.suffix}")
+    return path.with_name(f".{path.stem}.{what}-{HOST}-{os.getpid()}{path.suffix}")
 
 
 def remove_stale(path: Path, free: Path) -> None:
-    """Delete what killed processes left of this output; `free` is a name that is not taken."""
-    name = re.compile(rf"\.{re.escape(path.stem)}\.partial-(\d{{1,10}}){re.escape(path.suffix)}")
+    """Delete what processes of this machine that were killed left of this output.
+
+    `free` is a name that is not taken.
+    """
+    stem, suffix = re.escape(path.stem), re.escape(path.suffix)
+    name = re.compile(rf"\.{stem}\.partial-{HOST}-(\d{{1,10}}){suffix}")
     for entry in path.parent.iterdir():
         match = name.fullmatch(entry.name)
         if match and not _alive(int(match[1])):

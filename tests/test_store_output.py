@@ -17,6 +17,7 @@ from store_reference import Killed, refuses, vector
 
 from weightcast.store import History, HistoryWriter, InputNotFoundError, OutputExistsError
 from weightcast.store.output import refuse_existing, replacing
+from weightcast.store.swapping import HOST
 
 Make = Callable[[Path], object]
 
@@ -321,16 +322,18 @@ def test_two_folders_change_places_in_one_step(
 def test_what_dead_processes_left_is_removed(tmp_path: Path, make: Make) -> None:
     dead = dead_process()
     kept = [
-        f".out.partial-{os.getppid()}.zarr",  # its process lives
-        f".other.partial-{dead}.zarr",  # another output
-        f".out.partial-{dead}",  # another suffix
-        f".out.partial-{dead}x.zarr",
-        ".out.partial-.zarr",
-        f".out.retired-{dead}.zarr",  # may be all there is of the old
-        f"out.partial-{dead}.zarr",
-        f".out.partial-{'9' * 30}.zarr",
+        f".out.partial-{HOST}-{os.getppid()}.zarr",  # its process lives
+        f".out.partial-01234567-{dead}.zarr",  # of another machine, where it may live
+        f".other.partial-{HOST}-{dead}.zarr",  # another output
+        f".out.partial-{HOST}-{dead}",  # another suffix
+        f".out.partial-{HOST}-{dead}x.zarr",
+        f".out.partial-{HOST}-.zarr",
+        f".out.partial-{dead}.zarr",
+        f".out.retired-{HOST}-{dead}.zarr",  # may be all there is of the old
+        f"out.partial-{HOST}-{dead}.zarr",
+        f".out.partial-{HOST}-{'9' * 30}.zarr",
     ]
-    for name in (f".out.partial-{dead}.zarr", *kept):
+    for name in (f".out.partial-{HOST}-{dead}.zarr", *kept):
         make(tmp_path / name)
     with replacing(tmp_path / "out.zarr") as temporary:
         assert left_in(tmp_path) == sorted(kept)
