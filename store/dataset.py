@@ -1,63 +1,32 @@
-"""A forecasting dataset on disk: inputs, targets and where each sample came from.
-
-A Zarr v3 group of uncompressed arrays of one chunk each. The chunk file is the plain array, so it
-maps straight into NumPy and torch; any Zarr reader opens it too.
-"""
+"""A forecasting dataset, memory-mapped: inputs, targets and where each sample came from."""
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
+from weightcast.store.dataset_format import DATASET_VERSION, chunk_file, columns, read_header
 from weightcast.store.errors import FormatError, UsageError
 from weightcast.store.history import History
-from weightcast.store.keyed import words
 from weightcast.store.layout import ATTRIBUTE
 from weightcast.store.reading import open_group
 from weightcast.store.recipe import Recipe
 from weightcast.store.remote import Place, printed
+from weightcast.store.split import held_out_weights
 
-DATASET_VERSION = 1
-_SPLIT_STREAM = 1 << 62  # apart from the streams of the draws
 _SPLIT_BLOCK = 1 << 20  # weights whose keys are drawn at once: 32 MB
-
-
-@dataclass(frozen=True)
-class Column:
-    """One array of a dataset: its name, dtype, and width or None for one axis."""
-
-    name: str
-    dtype: str
-    width: int | None = None
-
-    def shape(self, samples: int) -> tuple[int, ...]:
-        """Shape of the array for that many samples."""
-        return (samples,) if self.width is None else (samples, self.width)
-
-
-def columns(dtype: npt.DTypeLike, context: int) -> tuple[Column, ...]:
-    """Arrays of a dataset whose weights have the given dtype."""
-    weight = np.dtype(dtype).name
-    return (
-        Column("X", weight, context),
-        Column("y", weight),
-        Column("parameter", "int64"),
-        Column("step", "int64"),
-        Column("stratum", "int8"),
-        Column("variation", weight),
-    )
 
 
 class Dataset:
     """A forecasting dataset, memory-mapped read-only.
+
+    It is a map-style dataset for torch's loaders, in any order and number of workers: only what a
+    batch needs is read. `dataset[rows]` gives copies, which may be written to.
 
     Parameters
     ----------
@@ -71,20 +40,53 @@ class Dataset:
     y : float array, shape (N,)
         Its value at ``recipe.horizon`` times t.
     parameter, step : int64 arrays, shape (N,)
-        Which weight of the history, and t. Rows are ordered by weight.
+        Which weight of the history, and t.
     stratum : int8 array, shape (N,)
         0 for the weights that changed most.
     variation : float array, shape (N,)
         |w(t) - w(0)|.
+    run : int32 array, shape (N,)
+        Which history of `origins`. Rows are ordered by run, then by weight.
+    validation : bool array, shape (N,)
+        Whether it is held out; `training_rows` and `validation_rows` are the rows of both sides.
     recipe : Recipe
         How it was drawn.
-    source : str
-        The history it was drawn from.
+    origins : tuple of Origin
+        The histories it was drawn from.
 
     Raises
     ------
     InputNotFoundError, FormatError
         If it is not there, not a dataset, damaged, or of a newer format.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from weightcast.store import HistoryWriter, ParameterTable, build_dataset
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> table = ParameterTable.of([("w", (100,), "float32", "weight")])
+    >>> with HistoryWriter.create(folder / "run.zarr", table) as writer:
+    ...     walk = np.float32(np.arange(41)[:, None] * np.arange(100))
+    ...     writer.append(range(41), range(41), walk)
+    >>> dataset = build_dataset(folder / "run.zarr", folder / "data.zarr", 200, validation=0.2)
+
+    A shuffled epoch in torch; each batch is one gather (with `batch_size=50, shuffle=True` in
+    place of the sampler, the same batches come sample by sample, more slowly):
+
+    >>> from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler
+    >>> shuffled = SubsetRandomSampler(dataset.training_rows)
+    >>> loader = DataLoader(dataset, sampler=BatchSampler(shuffled, 50, True), batch_size=None)
+    >>> x, y = next(iter(loader))
+    >>> x.shape, y.dtype
+    (torch.Size([50, 4]), torch.float32)
+
+    In scikit-learn, with no weight on both sides of a split:
+
+    >>> from sklearn.model_selection import GroupKFold
+    >>> folds = GroupKFold(5).split(dataset.X, dataset.y, groups=dataset.parameter)
+    >>> train, test = next(folds)
+    >>> set(dataset.parameter[train].tolist()) & set(dataset.parameter[test].tolist())
+    set()
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -93,14 +95,14 @@ class Dataset:
         document = dict(group.attrs).get(ATTRIBUTE)
         if not isinstance(document, dict) or "recipe" not in document:
             raise FormatError(f"{path} is not a weightcast dataset: build one with 'dataset build'")
-        version: Any = document.get("dataset_format")
-        if version != DATASET_VERSION:
+        self.version: Any = document.get("dataset_format")
+        if type(self.version) is not int or not 1 <= self.version <= DATASET_VERSION:
             raise FormatError(
-                f"{path} has dataset format {version!r}, this weightcast reads {DATASET_VERSION}: "
-                "upgrade weightcast or build the dataset again"
+                f"{path} has dataset format {self.version!r}, this weightcast reads up to "
+                f"{DATASET_VERSION}: upgrade weightcast or build the dataset again"
             )
         self.recipe = Recipe.from_json(document["recipe"], self.path)
-        self.source = str(document.get("source", ""))
+        self._samples, self.origins = read_header(document, self.recipe, self.path)
         self._dtype = str(document.get("dtype", "float32"))
         if self._dtype not in ("float32", "float64"):
             raise FormatError(f"{path} is damaged: dtype {self._dtype!r}")
@@ -111,13 +113,40 @@ class Dataset:
         self.step: npt.NDArray[np.int64] = arrays["step"]
         self.stratum: npt.NDArray[np.int8] = arrays["stratum"]
         self.variation: npt.NDArray[Any] = arrays["variation"]
+        none = np.zeros(1, np.int32), np.zeros(1, bool)
+        absent = [np.broadcast_to(zero, len(self)) for zero in none]  # format 1
+        self.run: npt.NDArray[np.int32] = arrays.get("run", absent[0])
+        self.validation: npt.NDArray[np.bool_] = arrays.get("validation", absent[1])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What another process, such as a loader's worker, needs to map it again."""
+        return Dataset, (self.path,)
 
     def __len__(self) -> int:
         """Samples, N."""
-        return self.recipe.samples
+        return self._samples
 
     def __repr__(self) -> str:
         return f"Dataset({str(self.path)!r}: {len(self)} samples of {len(self.recipe.context)} + 1)"
+
+    def __getitem__(self, index: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Inputs and targets of some rows, copied.
+
+        Parameters
+        ----------
+        index : int, slice, or array of int or bool
+            Rows; n of them unless it is an int.
+
+        Returns
+        -------
+        x : float array, shape (F,) or (n, F)
+        y : float scalar, or array, shape (n,)
+        """
+        return np.array(self.X[index]), np.array(self.y[index])[()]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[tuple[Any, Any]]:
+        """Pairs of input and target, by one gather: what a loader of torch collates to a batch."""
+        return list(zip(*self[np.asarray(rows, dtype=np.int64)], strict=True))
 
     def split(self, held_out: float, seed: int = 0) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Split by weight, so that no weight is on both sides.
@@ -132,63 +161,54 @@ class Dataset:
         -------
         rest, held : int64 arrays
             Rows of the dataset.
+
+        Raises
+        ------
+        UsageError
+            If the share is not between 0 and 1.
+        FormatError
+            If a parameter is negative.
         """
         if not 0 < held_out < 1:
             raise UsageError(f"the share to hold out must be between 0 and 1: got {held_out}")
+        if self.parameter.min() < 0:
+            raise FormatError(
+                f"{self.path} is damaged: parameter {self.parameter.min()} is below 0"
+            )
         held = np.empty(len(self), dtype=bool)
-        last = int(self.parameter[-1]) + 1
-        for low in range(0, last, _SPLIT_BLOCK):
-            high = min(low + _SPLIT_BLOCK, last)
-            key = words(seed, _SPLIT_STREAM, low, high)[:, 0].astype(np.float64) / 2.0**64
-            a, b = np.searchsorted(self.parameter, (low, high))
-            held[a:b] = key[self.parameter[a:b] - low] < held_out
+        blocks = self.parameter // _SPLIT_BLOCK
+        order = np.argsort(blocks, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(blocks[order])) + 1):
+            weights = self.parameter[rows]
+            low = int(weights.min())
+            keys = held_out_weights(seed, held_out, low, int(weights.max()) + 1)
+            held[rows] = keys[weights - low]
         return np.flatnonzero(~held), np.flatnonzero(held)
 
+    @property
+    def source(self) -> str:
+        """Paths of the histories."""
+        return ", ".join(origin.path for origin in self.origins)
+
+    @property
+    def training_rows(self) -> npt.NDArray[np.int64]:
+        """Rows that are not held out."""
+        return np.flatnonzero(~self.validation)
+
+    @property
+    def validation_rows(self) -> npt.NDArray[np.int64]:
+        """Rows that are held out; none unless the recipe asks for it."""
+        return np.flatnonzero(self.validation)
+
     def _map(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-        for column in columns(self._dtype, len(self.recipe.context)):
-            file, shape = chunk_file(self.path, column), column.shape(self.recipe.samples)
+        for column in columns(self._dtype, len(self.recipe.context), self.version):
+            file, shape = chunk_file(self.path, column), column.shape(self._samples)
             needed = math.prod(shape) * np.dtype(column.dtype).itemsize
             if not file.is_file() or file.stat().st_size != needed:
                 raise FormatError(
                     f"{self.path} is damaged: array {column.name!r} is not {needed} bytes"
                 )
             yield column.name, np.memmap(file, dtype=column.dtype, mode="r", shape=shape)
-
-
-def chunk_file(path: Path, column: Column) -> Path:
-    """The one chunk of an array of a dataset: Zarr v3's default chunk key."""
-    return path / column.name / ("c/0" if column.width is None else "c/0/0")
-
-
-def lay_out(path: Path, recipe: Recipe, dtype: npt.DTypeLike, source: str) -> None:
-    """Create a dataset whose arrays are allocated and hold zeros."""
-    group = zarr.create_group(path, zarr_format=3)
-    for column in columns(dtype, len(recipe.context)):
-        shape = column.shape(recipe.samples)
-        group.create_array(
-            column.name,
-            shape=shape,
-            chunks=shape,
-            dtype=column.dtype,
-            compressors=None,
-            fill_value=0,
-            dimension_names=("sample", "context")[: len(shape)],
-        )
-        file = chunk_file(path, column)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("wb") as opened:
-            # A hole that a mapped write cannot fill, on a full disk, would kill the process.
-            size = math.prod(shape) * np.dtype(column.dtype).itemsize
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(opened.fileno(), 0, size)
-            else:  # macOS
-                opened.truncate(size)
-    group.attrs[ATTRIBUTE] = {
-        "dataset_format": DATASET_VERSION,
-        "recipe": recipe.to_json(),
-        "dtype": np.dtype(dtype).name,
-        "source": source,
-    }
 
 
 def open_stored(path: Place) -> History | Dataset:

@@ -43,6 +43,8 @@ class History:
     ----------
     path : Path or str
         Where it is; a str if that is not a local folder.
+    arguments : tuple
+        What opens it again, in another process too.
     parameters, buffers : ParameterTable
         What is recorded, in order; P is ``parameters.size``.
     steps : int64 array, shape (T,)
@@ -83,7 +85,7 @@ class History:
     """
 
     def __init__(self, path: Place, *, storage_options: dict[str, Any] | None = None) -> None:
-        self.path, self._opened = printed(path), (path, storage_options)
+        self.path, self.arguments = printed(path), (path, storage_options)
         if isinstance(self.path, Path):
             _recover(self.path)
         self.group = open_group(path, storage_options=storage_options)
@@ -102,7 +104,7 @@ class History:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What a worker process needs to open it again."""
-        return _reopened, self._opened
+        return _reopened, self.arguments
 
     def __len__(self) -> int:
         """Recorded steps, T."""
@@ -212,6 +214,18 @@ class History:
         p = self.parameters[name]
         columns = read(self.weights, (slice(p.offset, p.stop), slice(0, len(self))))
         return cast("Float", columns.T.reshape(len(self), *p.shape))
+
+    def require_unchanged(self) -> None:
+        """Check that its local path still leads to what was opened.
+
+        Raises
+        ------
+        FormatError
+            If it was replaced, moved or deleted.
+        """
+        folder = getattr(self.group.store_path.store, "folder", None)
+        if folder is not None:
+            folder.require_unchanged()
 
     def info(self) -> HistoryInfo:
         """Sizes and facts, as plain data."""

@@ -183,7 +183,9 @@ class Header:
             If it is not a history's header, is damaged, or is of a newer format.
         """
         if not isinstance(document, dict) or "parameters" not in document:
-            raise FormatError(f"{path} is not a weightcast history: it has no parameter table")
+            dataset = isinstance(document, dict) and "recipe" in document
+            what = "it is a dataset" if dataset else "it has no parameter table"
+            raise FormatError(f"{path} is not a weightcast history: {what}")
         version = document.get("format")
         if type(version) is not int or version < 1:
             raise FormatError(f"{path} is damaged: format {version!r} is not a format number")

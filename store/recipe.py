@@ -11,20 +11,27 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from numbers import Integral
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from weightcast.store.errors import FormatError, SamplingError, UsageError
+from weightcast.store.errors import FormatError, UsageError
 from weightcast.store.keyed import check_seed
+from weightcast.store.shares import apportion
 
 PAPER_CONTEXT = (1.0, 0.7, 0.4, 0.0)  # section 4.1: w(t), w(0.7t), w(0.4t), w(0)
+MOST_SAMPLES = 1 << 48
+MOST_STRATA = 127  # the column is int8
 PAPER_HORIZON = 2.0  # section 4.1: the target is w(2t)
 
 Int = npt.NDArray[np.int64]
+Distribution = Literal["uniform", "log"]
+Unit = Literal["weight", "run"]
+Shortfall = Literal["error", "fewer"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,25 @@ class Recipe:
         within `tolerance` times t.
     t_min, t_max : int, optional
         Bounds of t.
+    t_distribution : {"uniform", "log"}
+        Random steps t among all that can be drawn; or among 32 an octave of them, so that early
+        training counts as much as late.
+    draws : int, optional
+        Steps t for each weight; by default as few as give the samples.
+    include, exclude : tuple of str
+        Globs of the parameters to sample from.
+    different_models : bool
+        Whether the histories may be of models whose parameters differ.
+    run_shares : tuple of float
+        Share of the samples that each history gives, in any unit; by default all give the same.
+        Each history has strata of its own: one whose weights move further does not crowd out the
+        others.
+    validation : float
+        Share of the weights, or of the runs, whose samples are marked for validation.
+    validation_by : {"weight", "run"}
+        What is on one side only: a weight, the same one in all runs; or a whole run.
+    shortfall : {"error", "fewer"}
+        What to do where a stratum has fewer candidates than it should give samples.
 
     Raises
     ------
@@ -74,22 +100,39 @@ class Recipe:
     tolerance: float = 0.01
     t_min: int | None = None
     t_max: int | None = None
+    t_distribution: Distribution = "uniform"
+    draws: int | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    different_models: bool = False
+    run_shares: tuple[float, ...] = ()
+    validation: float = 0.0
+    validation_by: Unit = "weight"
+    shortfall: Shortfall = "error"
 
     def __post_init__(self) -> None:
+        for name in _NUMBERS | _GLOBS:
+            self._make_tuple(name)
         check_seed(self.seed)
-        whole = isinstance(self.samples, Integral) and self.samples >= 1
-        _require(whole, "samples must be a whole number from 1 on", self.samples)
+        whole = _is_whole(self.samples) and 1 <= self.samples <= MOST_SAMPLES
+        _require(whole, f"samples must be a whole number from 1 to {MOST_SAMPLES}", self.samples)
+        for name in ("horizon", "tolerance", "validation"):
+            value = getattr(self, name)
+            _require(isinstance(value, Real), f"{name} must be a number", value)
         for name in ("t_min", "t_max"):
             bound = getattr(self, name)
-            _require(bound is None or isinstance(bound, Integral), f"{name} must be a step", bound)
+            _require(bound is None or _is_whole(bound), f"{name} must be a step", bound)
         if self.t_min is not None and self.t_max is not None:
             ordered = self.t_min <= self.t_max
             _require(ordered, "t_min must not be above t_max", (self.t_min, self.t_max))
         check_context(self.context, self.horizon)
+        few = len(self.shares) <= MOST_STRATA
+        _require(few, f"there can be {MOST_STRATA} strata at most", len(self.shares))
         _require(0 <= self.tolerance < 1, "tolerance must be from 0 to 1", self.tolerance)
         rising = all(a < b for a, b in zip(self.edges, self.edges[1:], strict=False))
         from_0_to_1 = len(self.edges) >= 2 and self.edges[0] == 0 and self.edges[-1] == 1
         _require(rising and from_0_to_1, "edges must rise from 0 to 1", self.edges)
+        self._check_choices()
         fitting = len(self.shares) == len(self.edges) - 1 and min(self.shares) >= 0
         _require(
             fitting and math.isclose(sum(self.shares), 1),
@@ -97,14 +140,36 @@ class Recipe:
             self.shares,
         )
 
+    def _make_tuple(self, name: str) -> None:
+        """Accept any sequence, and a single glob."""
+        given = getattr(self, name)
+        kind, what = (str, "globs of parameter names") if name in _GLOBS else (Real, "numbers")
+        values = (given,) if isinstance(given, str) and kind is str else given
+        fitting = isinstance(values, Iterable) and not isinstance(values, str)
+        values = tuple(values) if fitting else ()
+        right = all(isinstance(v, kind) and not isinstance(v, bool) for v in values)
+        _require(fitting and right, f"{name} must be {what}", given)
+        object.__setattr__(self, name, values)
+
+    def _check_choices(self) -> None:
+        for name, kind in _CHOICES.items():
+            known, value = get_args(kind), getattr(self, name)
+            _require(value in known, f"{name} must be one of {', '.join(known)}", repr(value))
+        mixed = self.different_models
+        _require(isinstance(mixed, bool), "different_models must be true or false", repr(mixed))
+        least = self.draws is None or (_is_whole(self.draws) and self.draws >= 1)
+        _require(least, "draws must be a whole number from 1 on", self.draws)
+        _require(0 <= self.validation < 1, "validation must be from 0 to below 1", self.validation)
+        finite = all(math.isfinite(share) and share >= 0 for share in self.run_shares)
+        _require(
+            finite and (not self.run_shares or sum(self.run_shares) > 0),
+            "run_shares must not be negative, and one at least above 0",
+            self.run_shares,
+        )
+
     def counts(self) -> list[int]:
         """Samples of each stratum: shares of `samples`, largest remainders rounded up."""
-        exact = [share * self.samples for share in self.shares]
-        counts = [math.floor(x) for x in exact]
-        by_remainder = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
-        for i in by_remainder[: self.samples - sum(counts)]:
-            counts[i] += 1
-        return counts
+        return apportion(self.samples, self.shares)
 
     def cuts(self, candidates: int) -> list[int]:
         """Ranks at which the strata of that many sorted candidates begin and end."""
@@ -119,12 +184,34 @@ class Recipe:
     def from_json(cls, document: Any, path: object) -> Recipe:
         """Read a recipe from a dataset's attributes; `path` is for the messages only."""
         try:
-            values = {f.name: document[f.name] for f in fields(cls)}
-            for name in ("context", "edges", "shares"):
-                values[name] = tuple(float(v) for v in values[name])
+            _require(isinstance(document, dict), "it must be a JSON object", document)
+            values = {f.name: document[f.name] for f in fields(cls) if f.name in document}
+            # Datasets of format 1 have none of the fields after t_max.
+            missing = {f.name for f in fields(cls)} - _SINCE_FORMAT_2 - values.keys()
+            _require(not missing, "all fields must be there", f"no {', '.join(sorted(missing))}")
+            for name, given in ((name, values[name]) for name in _NUMBERS & values.keys()):
+                _require(isinstance(given, list), f"{name} must be numbers", given)
+                values[name] = [float(v) if _is_whole(v) else v for v in given]
             return cls(**values)
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise FormatError(f"{path} is damaged, its recipe: {error}") from error
+
+
+_CHOICES = {"t_distribution": Distribution, "validation_by": Unit, "shortfall": Shortfall}
+_NUMBERS = {"context", "edges", "shares", "run_shares"}
+_GLOBS = {"include", "exclude"}
+_SINCE_FORMAT_2 = {
+    *_CHOICES,
+    *_GLOBS,
+    "draws",
+    "different_models",
+    "run_shares",
+    "validation",
+}
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_context(context: tuple[float, ...], horizon: float = PAPER_HORIZON) -> None:
@@ -154,70 +241,7 @@ def context_steps(t: Any, fractions: tuple[float, ...]) -> Any:
     [90, 63, 36, 0]
     """
     exact = np.multiply.outer(np.asarray(t, dtype=np.float64), np.asarray(fractions))
-    return np.floor(exact + 0.5).astype(np.int64)
-
-
-def admissible(steps: Int, recipe: Recipe) -> tuple[Int, Int]:
-    """Steps t at which a history can give a whole sample.
-
-    Parameters
-    ----------
-    steps : int64 array, shape (T,)
-        The recorded steps.
-    recipe : Recipe
-
-    Returns
-    -------
-    t : int64 array, shape (M,)
-        Recorded steps whose context and target are recorded too, all distinct.
-    rows : int64 array, shape (M, F + 1)
-        Rows of the history: the context's, then the target's.
-
-    Raises
-    ------
-    SamplingError
-        If there is none; the message says what the history would need.
-
-    Examples
-    --------
-    >>> t, rows = admissible(np.arange(0, 101, 10), Recipe(samples=1, tolerance=0.2))
-    >>> t.tolist(), rows[-1].tolist()
-    ([30, 40, 50], [5, 3, 2, 0, 10])
-    """
-    low = 1 if recipe.t_min is None else recipe.t_min
-    high = np.inf if recipe.t_max is None else recipe.t_max
-    t = steps[(steps >= low) & (steps <= high)]
-    wanted = context_steps(t, (*recipe.context, recipe.horizon))  # [M, F + 1]
-    rows = _nearest(steps, wanted)
-    near = np.abs(steps[rows] - wanted) <= recipe.tolerance * t[:, None]
-    falling = np.diff(rows[:, :-1], axis=1) < 0
-    ok = near.all(axis=1) & falling.all(axis=1) & (rows[:, -1] > rows[:, 0])
-    if not ok.any():
-        raise SamplingError(_why_none(steps, recipe))
-    return t[ok], rows[ok]
-
-
-def _nearest(steps: Int, wanted: Int) -> Int:
-    above = np.searchsorted(steps, wanted).clip(0, len(steps) - 1)
-    below = (above - 1).clip(0)
-    nearer = np.abs(steps[below] - wanted) <= np.abs(steps[above] - wanted)
-    return np.where(nearer, below, above)
-
-
-def _why_none(steps: Int, recipe: Recipe) -> str:
-    if not len(steps):
-        return "the history has no committed steps: record more steps"
-    rule = (
-        f"a sample needs the steps {', '.join(f'{f:g}t' for f in recipe.context)} and "
-        f"{recipe.horizon:g}t, all recorded and distinct"
-    )
-    span = f"{len(steps)} recorded steps from {steps[0]} to {steps[-1]} give none"
-    bounds = [f"{n} {b}" for n in ("t_min", "t_max") if (b := getattr(recipe, n)) is not None]
-    within = " and ".join([*bounds, f"tolerance {recipe.tolerance:g}"])
-    return (
-        f"the history is too short or too sparse: {rule}; {span} within {within}: record more "
-        "steps, lower the horizon, or widen the bounds and the tolerance"
-    )
+    return np.floor(exact + 0.5).clip(max=2.0**62).astype(np.int64)
 
 
 def _require(holds: bool, rule: str, value: object) -> None:

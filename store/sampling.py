@@ -1,29 +1,54 @@
-"""Candidates and their selection: arithmetic on arrays, no input or output.
+"""Candidates: how many are drawn, and which; arithmetic on arrays, no input or output.
 
-A history of P weights with M admissible steps has P x M candidates (weight, t). Draw r of weight i
-takes the step ``(a_i + r b_i) mod M``, with a_i and b_i random and b_i prime to M: uniform, and
-never the same step twice for one weight. As many draws are made as the strata need.
+A history of P weights with M admissible steps has P x M candidates (weight, t). Draw r of a weight
+is entry r of a random permutation of the steps: uniform, and never the same step twice. As few
+draws are made as the strata need.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from weightcast.store.errors import SamplingError
 from weightcast.store.keyed import below, words
+from weightcast.store.permuting import first_entries
 from weightcast.store.recipe import Recipe
 
 Int = npt.NDArray[np.int64]
 
 
-def draws_needed(parameters: int, choices: int, recipe: Recipe) -> int:
-    """Smallest number of draws per weight for which every stratum has enough candidates.
+@dataclass(frozen=True)
+class Quota:
+    """How many candidates are drawn from a history, and how many samples its strata give.
+
+    Attributes
+    ----------
+    draws : int
+        Steps t for each weight, R.
+    cuts : tuple of int
+        Ranks of the candidates, the most changed first, at which strata begin and end.
+    wanted, counts : tuple of int
+        Samples that each stratum should give, and those that it gives.
+    """
+
+    draws: int
+    cuts: tuple[int, ...]
+    wanted: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Candidates of each stratum."""
+        return [high - low for low, high in pairwise(self.cuts)]
+
+
+def quota(parameters: int, choices: int, recipe: Recipe) -> Quota:
+    """Draw as few candidates as give every stratum its samples.
 
     Parameters
     ----------
@@ -36,28 +61,52 @@ def draws_needed(parameters: int, choices: int, recipe: Recipe) -> int:
     Raises
     ------
     SamplingError
-        If all P x M candidates are too few; the message says how many samples there can be.
+        If all P x M candidates are too few, and the recipe does not take fewer, or there are none;
+        the message says how many samples there can be.
 
     Examples
     --------
-    >>> draws_needed(1000, 50, Recipe(samples=1000)), draws_needed(1000, 50, Recipe(samples=1001))
+    >>> quota(1000, 50, Recipe(samples=1000)).draws, quota(1000, 50, Recipe(samples=1001)).draws
     (1, 2)
+    >>> quota(10, 5, Recipe(samples=40, shares=(0.8, 0.1, 0.1), shortfall="fewer")).counts
+    (25, 4, 4)
     """
     draws = _smallest_draws(parameters, choices, recipe)
+    if draws is None and recipe.shortfall == "error":
+        raise SamplingError(_why_too_few(parameters, choices, recipe))
     if draws is None:
-        raise SamplingError(
-            f"{recipe.samples} samples are more than exist: {parameters} weights x {choices} steps "
-            f"t in strata of {_percent(recipe.shares)} give at most "
-            f"{_most_samples(parameters, choices, recipe)}: ask for no more, record more steps, "
-            "or raise the tolerance"
+        draws = min(recipe.draws or choices, choices)
+    cuts = recipe.cuts(parameters * draws)
+    sizes = [high - low for low, high in pairwise(cuts)]
+    wanted = recipe.counts()
+    given = tuple(min(pair) for pair in zip(wanted, sizes, strict=True))
+    if not any(given):
+        raise SamplingError(_why_too_few(parameters, choices, recipe))
+    return Quota(draws, tuple(cuts), tuple(wanted), given)
+
+
+def _why_too_few(parameters: int, choices: int, recipe: Recipe) -> str:
+    ways = "record more steps, or raise the tolerance"
+    if recipe.shortfall == "error":
+        ways += ", or take fewer with --shortfall fewer (shortfall)"
+    if recipe.draws is not None and recipe.draws > choices:
+        return (
+            f"{recipe.draws} steps t for each weight are more than the {choices} there are: {ways}"
         )
-    return draws
+    some = f"{choices} steps t" if recipe.draws is None else f"{recipe.draws} draws of t"
+    return (
+        f"{recipe.samples} samples are more than exist: {parameters} weights x {some} in strata of "
+        f"{_percent(recipe.shares)} give at most {_most_samples(parameters, choices, recipe)}: ask "
+        f"for no more, {ways}"
+    )
 
 
 def _smallest_draws(parameters: int, choices: int, recipe: Recipe) -> int | None:
     if not parameters:
         return None
     fewest = math.ceil(recipe.samples / parameters)
+    if recipe.draws is not None:
+        fewest, choices = max(fewest, recipe.draws), min(choices, recipe.draws)
     return next((d for d in range(fewest, choices + 1) if _enough(parameters * d, recipe)), None)
 
 
@@ -72,7 +121,8 @@ def _most_samples(parameters: int, choices: int, recipe: Recipe) -> int:
     Strata and shares are rounded to whole numbers, so that what exists does not simply end at one
     number: try from above the bound on.
     """
-    sizes = [high - low for low, high in pairwise(recipe.cuts(parameters * choices))]
+    draws = choices if recipe.draws is None else min(recipe.draws, choices)
+    sizes = [high - low for low, high in pairwise(recipe.cuts(parameters * draws))]
     bound = min(size / share for size, share in zip(sizes, recipe.shares, strict=True) if share)
     for samples in range(int(bound) + 2 * len(sizes), 0, -1):
         if _smallest_draws(parameters, choices, replace(recipe, samples=samples)) is not None:
@@ -84,8 +134,10 @@ def _percent(shares: tuple[float, ...]) -> str:
     return ", ".join(f"{share:.0%}" for share in shares)
 
 
-def draw(seed: int, start: int, stop: int, draws: int, choices: int) -> tuple[Int, Any]:
-    """Steps and selection keys of the candidates of a range of weights.
+def draw(
+    seed: int, start: int, stop: int, draws: int, choices: int, run: int = 0
+) -> tuple[Int, npt.NDArray[np.uint64]]:
+    """Steps and keys of the candidates of a range of weights.
 
     Parameters
     ----------
@@ -96,56 +148,28 @@ def draw(seed: int, start: int, stop: int, draws: int, choices: int) -> tuple[In
         Draws per weight, R; at most `choices`.
     choices : int
         Admissible steps, M.
+    run : int
+        Which history of the recipe.
 
     Returns
     -------
     chosen : int64 array, shape (R, n)
-        Indices of admissible steps, distinct along the first axis.
+        Indices of admissible steps, the first R of a random permutation of them for each weight.
     keys : uint64 array, shape (R, n)
         Random keys, by which a stratum's samples are selected.
     """
-    streams = [words(seed, r, start, stop) for r in range(draws)]
-    units = np.array([b for b in range(1, choices + 1) if math.gcd(b, choices) == 1])
-    offset = below(streams[0][:, 0], choices)
-    stride = units[below(streams[0][:, 1], len(units))]
-    r = np.arange(draws)[:, None]
-    chosen = (offset + r * stride) % choices  # [R, n]
-    keys = np.stack([stream[:, 2] for stream in streams])  # [R, n]
-    return chosen, keys
+    picks = np.empty((draws, stop - start), np.int64)
+    keys = np.empty((draws, stop - start), np.uint64)
+    for r in range(draws):
+        word = words(seed, run << 32 | r, start, stop)
+        picks[r], keys[r] = r + below(word[:, 0], choices - r), word[:, 2]
+    return first_entries(picks, choices), keys
 
 
-def select(variation: npt.NDArray[Any], keys: npt.NDArray[np.uint64], recipe: Recipe) -> list[Int]:
-    """Choose the samples of each stratum.
+def tie_order(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """By what candidates of equal variation are ordered: the key, its low half first.
 
-    Parameters
-    ----------
-    variation : float array, shape (C,)
-        Of every candidate.
-    keys : uint64 array, shape (C,)
-        Their random keys.
-    recipe : Recipe
-
-    Returns
-    -------
-    list of int64 arrays
-        Candidates chosen from each stratum, rising. The strata are exact also where dead weights
-        tie at zero: candidates of equal variation are ordered by the low half of the key. The high
-        half decides which candidates are chosen; if it ordered ties too, those in the upper of two
-        strata would be the ones not chosen.
-
-    Examples
-    --------
-    >>> recipe = Recipe(samples=4, edges=(0, 0.5, 1), shares=(0.75, 0.25))
-    >>> keys = np.arange(8, dtype=np.uint64)
-    >>> [chosen.tolist() for chosen in select(np.float32([1, 9, 2, 8, 3, 7, 4, 6]), keys, recipe)]
-    [[1, 3, 5], [0]]
+    The high half decides which candidates are chosen; if it ordered ties too, those in the upper
+    of two strata would be the ones not chosen.
     """
-    tie_order = keys << np.uint64(32) | keys >> np.uint64(32)
-    order = np.lexsort((tie_order, variation))[::-1]  # largest variation first
-    cuts = recipe.cuts(len(order))
-    strata = []
-    for count, low, high in zip(recipe.counts(), cuts, cuts[1:], strict=False):
-        members = np.sort(order[low:high])
-        smallest = np.argsort(keys[members], kind="stable")[:count]
-        strata.append(np.sort(members[smallest]))
-    return strata
+    return keys << np.uint64(32) | keys >> np.uint64(32)

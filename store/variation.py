@@ -25,7 +25,7 @@ def variation(values: Float, initial: Float) -> Float:
     Returns
     -------
     float array, shape (P,)
-        |w(t) - w(0)|, in the dtype of the inputs.
+        |w(t) - w(0)|, in the dtype of the inputs; infinite where that is too large for it.
 
     Raises
     ------
@@ -45,5 +45,6 @@ def variation(values: Float, initial: Float) -> Float:
         raise ShapeError(
             f"values and initial must have one shape: got {values.shape} and {initial.shape}"
         )
-    change: Float = np.abs(values - initial)
+    with np.errstate(over="ignore"):
+        change: Float = np.abs(values - initial)
     return change

@@ -11,7 +11,9 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -121,6 +123,11 @@ def files(path: Path) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if name != "zarr.json"}
 
 
+def left_in(folder: Path) -> list[str]:
+    """What stands in a folder."""
+    return sorted(p.name for p in folder.iterdir())
+
+
 @contextmanager
 def refuses(kind: type[Exception], *words: object) -> Iterator[None]:
     """The block raises this error, with a message of one line that has all the words."""
@@ -164,7 +171,7 @@ def killed_after(changes: int) -> Iterator[list[str]]:
 
 
 def reference_admissible(steps: Sequence[int], recipe: Recipe) -> list[tuple[int, list[int]]]:
-    """Steps t whose context and target are recorded and distinct, and their rows."""
+    """Steps t that may be drawn, and the rows of their context and target."""
     found = []
     for t in steps:
         if t < (1 if recipe.t_min is None else recipe.t_min):
@@ -174,23 +181,42 @@ def reference_admissible(steps: Sequence[int], recipe: Recipe) -> list[tuple[int
         rows = []
         for fraction in (*recipe.context, recipe.horizon):
             wanted = math.floor(t * fraction + 0.5)
-            # of two equally near steps the earlier one
-            row = min(range(len(steps)), key=lambda r: (abs(steps[r] - wanted), r))
+            row = nearest(steps, wanted)
             if abs(steps[row] - wanted) <= recipe.tolerance * t:
                 rows.append(row)
         if len(rows) == len(recipe.context) + 1 == len(set(rows)):
             found.append((t, rows))
+    if recipe.t_distribution == "log" and found:
+        return log_spaced(found)
     return found
 
 
-def reference_counts(recipe: Recipe) -> list[int]:
-    """Samples of each stratum: the remainder goes to the largest fractions."""
-    exact = [share * recipe.samples for share in recipe.shares]
+def nearest(steps: Sequence[int], wanted: float) -> int:
+    """Row of the nearest step; of two equally near ones the earlier."""
+    return min(range(len(steps)), key=lambda row: (abs(steps[row] - wanted), row))
+
+
+def log_spaced(found: list[tuple[int, list[int]]]) -> list[tuple[int, list[int]]]:
+    """Those nearest to a geometric grid from the first to the last, of 32 points an octave."""
+    steps = [t for t, _ in found]
+    points = math.ceil(32 * math.log2(steps[-1] / steps[0])) + 1
+    grid = np.geomspace(steps[0], steps[-1], points).tolist()
+    return [found[i] for i in sorted({nearest(steps, point) for point in grid})]
+
+
+def reference_apportion(total: int, shares: Sequence[float]) -> list[int]:
+    """Whole numbers in these proportions: the remainder goes to the largest fractions."""
+    exact = [Fraction(share) * total / sum(map(Fraction, shares)) for share in shares]
     counts = [int(x) for x in exact]
-    while sum(counts) < recipe.samples:
+    while sum(counts) < total:
         furthest = max(range(len(exact)), key=lambda i: (exact[i] - counts[i], -i))
         counts[furthest] += 1
     return counts
+
+
+def reference_counts(recipe: Recipe) -> list[int]:
+    """Samples that each stratum should give."""
+    return reference_apportion(recipe.samples, recipe.shares)
 
 
 def stratum_ranges(recipe: Recipe, candidates: int) -> list[tuple[int, int]]:
@@ -205,6 +231,15 @@ def fits(recipe: Recipe, candidates: int) -> bool:
     return all(count <= high - low for count, (low, high) in pairs)
 
 
+def reference_draws(weights: int, choices: int, recipe: Recipe) -> int | None:
+    """Steps t for each weight: the fewest that do, or as told; None if they are too few."""
+    tried = range(1, choices + 1) if recipe.draws is None else [recipe.draws]
+    enough = [draws for draws in tried if draws <= choices and fits(recipe, draws * weights)]
+    if enough:
+        return min(enough)
+    return min(tried[-1], choices) if recipe.shortfall == "fewer" else None
+
+
 def tie_order(key: int) -> int:
     """By what candidates of equal variation are ordered, the largest first.
 
@@ -214,60 +249,143 @@ def tie_order(key: int) -> int:
     return (key << 32 | key >> 32) % 2**64
 
 
-def reference_select(variation: Sequence[float], keys: Sequence[int], recipe: Recipe) -> list[Any]:
-    """Chosen candidates of each stratum, rising."""
-    everyone = range(len(keys))
-    ranked = sorted(everyone, key=lambda c: (variation[c], tie_order(keys[c]), c), reverse=True)
-    chosen = []
-    for count, (low, high) in zip(
-        reference_counts(recipe), stratum_ranges(recipe, len(ranked)), strict=True
-    ):
-        smallest = sorted(ranked[low:high], key=lambda c: (keys[c], c))[:count]
-        chosen.append(sorted(smallest))
-    return chosen
-
-
-def reference_draw(seed: int, weight: int, r: int, choices: int) -> tuple[int, int]:
+def reference_draw(seed: int, weight: int, r: int, choices: int, run: int = 0) -> tuple[int, int]:
     """Draw r of one weight: (index of the step, key), as `weightcast.store.sampling` says."""
-    first = [int(word) for word in words(seed, 0, weight, weight + 1)[0]]
-    prime = [b for b in range(1, choices + 1) if math.gcd(b, choices) == 1]
-    offset = (first[0] >> 32) * choices >> 32
-    stride = prime[(first[1] >> 32) * len(prime) >> 32]
-    key = int(words(seed, r, weight, weight + 1)[0, 2])
-    return (offset + r * stride) % choices, key
+    steps = list(range(choices))
+    for i in range(r + 1):  # Fisher and Yates
+        word, _, key, _ = (int(w) for w in words(seed, run << 32 | i, weight, weight + 1)[0])
+        pick = i + ((word >> 32) * (choices - i) >> 32)
+        steps[i], steps[pick] = steps[pick], steps[i]
+    return steps[r], key
+
+
+def reference_held_out(recipe: Recipe, run: int, runs: int, weight: int) -> bool:
+    """Whether the samples of a weight of a run are for validation."""
+    if recipe.validation_by == "weight":
+        key = int(words(recipe.seed, 1 << 62, weight, weight + 1)[0, 0])
+        return key / 2**64 < recipe.validation
+    if not recipe.validation:
+        return False
+    by_key = sorted(
+        range(runs), key=lambda r: int(words(recipe.seed, (1 << 62) + 1, r, r + 1)[0, 0])
+    )
+    held = min(max(round(recipe.validation * runs), 1), runs - 1)
+    return run in by_key[:held]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One weight at one step."""
+
+    weight: int
+    r: int
+    t: int
+    key: int
+    variation: Any
+    x: list[Any]
+    y: Any
+    first: Any  # w(0)
 
 
 @dataclass(frozen=True)
 class Sample:
     """One row of a dataset."""
 
+    run: int
     parameter: int
     step: int
     stratum: int
     variation: Any
     x: list[Any]
     y: Any
+    validation: bool
 
 
-def reference_dataset(recorded: Recorded, recipe: Recipe) -> list[Sample] | None:
-    """Every sample of the dataset in order, or None if there are too few candidates."""
-    choices = reference_admissible(recorded.steps, recipe)
-    total = recorded.table.size
-    enough = [r for r in range(1, len(choices) + 1) if fits(recipe, r * total)]
-    if not enough:
+@dataclass(frozen=True)
+class Drawn:
+    """What one history gives: for each stratum, counts; and the samples in their order."""
+
+    draws: int
+    candidates: list[int]
+    wanted: list[int]
+    given: list[int]
+    ties: list[int]
+    samples: list[Sample]
+
+
+def selected(table: ParameterTable, recipe: Recipe) -> list[int]:
+    """Indices of the weights whose parameter the globs choose."""
+    found: list[int] = []
+    for parameter in table:
+        included = any(fnmatchcase(parameter.name, glob) for glob in recipe.include or ["*"])
+        excluded = any(fnmatchcase(parameter.name, glob) for glob in recipe.exclude)
+        if included and not excluded:
+            found += range(parameter.offset, parameter.stop)
+    return found
+
+
+def reference_candidates(recorded: Recorded, recipe: Recipe, run: int = 0) -> list[Candidate]:
+    """Every candidate of a history; none if there are too few."""
+    choices, everyone = (
+        reference_admissible(recorded.steps, recipe),
+        selected(recorded.table, recipe),
+    )
+    draws = reference_draws(len(everyone), len(choices), recipe) if choices and everyone else None
+    w, found = recorded.weights, []
+    for r, weight in itertools.product(range(draws or 0), everyone):
+        chosen, key = reference_draw(recipe.seed, weight, r, len(choices), run)
+        t, rows = choices[chosen]
+        *x, y = (w[row, weight] for row in rows)
+        found.append(Candidate(weight, r, t, key, abs(x[0] - w[0, weight]), x, y, w[0, weight]))
+    return found
+
+
+def reference_run(recorded: Recorded, recipe: Recipe, run: int, runs: int) -> Drawn | None:
+    """What one history gives of the samples that `recipe` asks of it, or None if it cannot."""
+    candidates = reference_candidates(recorded, recipe, run)
+    if not candidates:
         return None
-    candidates = [(r, weight) for r in range(min(enough)) for weight in range(total)]
-    drawn = [reference_draw(recipe.seed, weight, r, len(choices)) for r, weight in candidates]
-    w = recorded.weights
-    moved = [
-        abs(w[choices[chosen][1][0], weight] - w[0, weight])
-        for (_, weight), (chosen, _) in zip(candidates, drawn, strict=True)
+    order = range(len(candidates))
+
+    def place(c: int) -> Key:
+        return candidates[c].variation, tie_order(candidates[c].key), c
+
+    ranked = [candidates[c] for c in sorted(order, key=place, reverse=True)]
+    number = {id(candidate): c for c, candidate in enumerate(candidates)}
+    ranges, wanted = stratum_ranges(recipe, len(ranked)), reference_counts(recipe)
+    given, ties, samples = [], [], []
+    for stratum, ((low, high), count) in enumerate(zip(ranges, wanted, strict=True)):
+        by_key = sorted(ranked[low:high], key=lambda c: (c.key, number[id(c)]))
+        for c in by_key[:count]:
+            held = reference_held_out(recipe, run, runs, c.weight)
+            sample = Sample(run, c.weight, c.t, stratum, c.variation, c.x, c.y, held)
+            samples.append(((c.weight, c.r), sample))
+        given.append(len(by_key[:count]))
+        last = ranked[high - 1].variation if 0 < high < len(ranked) else None
+        ties.append(sum(c.variation == last for c in ranked))
+    return Drawn(
+        draws=1 + max(c.r for c in candidates),
+        candidates=[high - low for low, high in ranges],
+        wanted=wanted,
+        given=given,
+        ties=ties,
+        samples=[sample for _, sample in sorted(samples, key=lambda pair: pair[0])],
+    )
+
+
+def reference_shares(recipe: Recipe, runs: int) -> list[int]:
+    """Samples that each history gives."""
+    return reference_apportion(recipe.samples, recipe.run_shares or [1.0] * runs)
+
+
+def reference_dataset(histories: Sequence[Recorded], recipe: Recipe) -> list[Drawn] | None:
+    """What every history gives, in order, or None if one cannot give a sample, or not enough."""
+    counts = reference_shares(recipe, len(histories))
+    if not all(counts):
+        return None
+    drawn = [
+        reference_run(recorded, replace(recipe, samples=count), run, len(histories))
+        for run, (recorded, count) in enumerate(zip(histories, counts, strict=True))
     ]
-    samples = []
-    strata = reference_select(moved, [key for _, key in drawn], recipe)
-    for stratum, members in enumerate(strata):
-        for c in members:
-            (r, weight), (t, rows) = candidates[c], choices[drawn[c][0]]
-            *x, y = (w[row, weight] for row in rows)
-            samples.append(((weight, r), Sample(weight, t, stratum, moved[c], x, y)))
-    return [sample for _, sample in sorted(samples, key=lambda pair: pair[0])]
+    found = [one for one in drawn if one is not None and any(one.given)]
+    return found if len(found) == len(drawn) else None

@@ -27,6 +27,7 @@ from weightcast.store import (
     ParameterTable,
     WeightcastError,
     build_dataset,
+    describe_dataset,
     open_stored,
 )
 
@@ -382,12 +383,13 @@ def test_any_attributes_of_a_dataset_open_or_are_refused(
         assert opened.X.shape == (len(opened), len(opened.recipe.context))
         assert opened.y.shape == (len(opened),)
         repr(opened)
+        describe_dataset(opened)
 
     tries(use)
     tries(lambda: open_stored(fuzzed_dataset))
 
 
-ARRAYS = ["X", "y", "parameter", "step", "stratum", "variation"]
+ARRAYS = ["X", "y", "parameter", "step", "stratum", "variation", "run", "validation"]
 
 
 def chunk_of(dataset: Path, array: str) -> Path:
@@ -409,14 +411,36 @@ def test_a_damaged_array_of_a_dataset_is_refused(
         Dataset(dataset)
 
 
+def with_samples(document: Any, samples: int) -> None:
+    """Have a header say in each place that there are so many samples."""
+    document.update(samples=samples)
+    document["recipe"].update(samples=samples)
+    for name in ("wanted", "samples"):
+        document["origins"][0][name] = [samples, 0, 0]
+
+
 DATASET_HEADERS: dict[str, tuple[Damage, str]] = {
-    "newer format": (header(lambda h: h.update(dataset_format=2)), "upgrade"),
+    "newer format": (header(lambda h: h.update(dataset_format=3)), "upgrade"),
     "no format": (header(lambda h: h.pop("dataset_format")), "format"),
     "no recipe": (header(lambda h: h.pop("recipe")), "dataset build"),
     "recipe as list": (header(lambda h: h.update(recipe=[])), "recipe"),
-    "more samples": (header(lambda h: h["recipe"].update(samples=21)), "bytes"),
-    "half a sample": (header(lambda h: h["recipe"].update(samples=20.0)), "samples"),
-    "samples beyond numbers": (header(lambda h: h["recipe"].update(samples=10**40)), ""),
+    "more samples": (header(lambda h: h.update(samples=21)), "samples, 21"),
+    "more samples, everywhere": (header(lambda h: with_samples(h, 21)), "bytes"),
+    "half a sample": (header(lambda h: h.update(samples=20.0)), "20.0"),
+    "half a sample asked for": (header(lambda h: h["recipe"].update(samples=20.0)), "samples"),
+    "more samples asked for": (header(lambda h: h["recipe"].update(samples=21)), "recipe, 21"),
+    "samples beyond numbers": (header(lambda h: with_samples(h, 10**40)), "samples"),
+    "samples beyond disks": (header(lambda h: with_samples(h, 1 << 47)), "bytes"),
+    "no samples": (header(lambda h: h.pop("samples")), "samples"),
+    "no origins": (header(lambda h: h.pop("origins")), "origins"),
+    "no history": (header(lambda h: h.update(origins=[])), "no history"),
+    "origin as text": (header(lambda h: h.update(origins=["run.zarr"])), ""),
+    "path as number": (header(lambda h: h["origins"][0].update(path=5)), "5 is not text"),
+    "digest as number": (header(lambda h: h["origins"][0].update(digest=5)), "5 is not text"),
+    "rows negative": (header(lambda h: h["origins"][0].update(recorded=-1)), "-1"),
+    "draws as truth": (header(lambda h: h["origins"][0].update(draws=True)), "True"),
+    "a stratum less": (header(lambda h: h["origins"][0]["ties"].pop()), "3 strata"),
+    "a count as text": (header(lambda h: h["origins"][0].update(ties="000")), "'0'"),
     "wrong shares": (header(lambda h: h["recipe"].update(shares=[1.0])), "shares"),
     "dtype": (header(lambda h: h.update(dtype="float16")), "float16"),
 }
@@ -428,6 +452,17 @@ def test_a_wrong_header_of_a_dataset_is_refused(dataset: Path, case: str) -> Non
     damage(dataset)
     with refuses(FormatError, dataset, word):
         Dataset(dataset)
+
+
+@pytest.mark.parametrize(
+    ("samples", "word"), [(7, "bytes"), (9, "bytes"), (1 << 47, "bytes"), (10**40, "samples")]
+)
+def test_a_wrong_header_of_format_1_is_refused(tmp_path: Path, samples: int, word: str) -> None:
+    golden = Path(__file__).parent / "golden/dataset-v1.zarr"
+    path = shutil.copytree(golden, tmp_path / "data.zarr")
+    header(lambda h: h["recipe"].update(samples=samples))(path)
+    with refuses(FormatError, path, word):
+        Dataset(path)
 
 
 def test_a_history_is_no_dataset_and_the_other_way_round(history: Path, dataset: Path) -> None:

@@ -11,15 +11,24 @@ import numpy as np
 import pytest
 import xarray
 import zarr
+from dataset_cases import (
+    assert_reference,
+    build,
+    build_counting,
+    finite_histories,
+    recipes,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_reference import (
     Recorded,
     files,
+    left_in,
     reference_admissible,
     reference_dataset,
     refuses,
     same_bits,
+    selected,
     vector,
     wandering,
 )
@@ -42,92 +51,24 @@ from weightcast.store import (
 from weightcast.store.keyed import words
 
 
-def assert_reference(dataset: Dataset, recorded: Recorded, recipe: Recipe) -> None:
-    """Every array equals the slow reference, sample for sample and bit for bit."""
-    expected = reference_dataset(recorded, recipe)
-    assert expected is not None
-    dtype = recorded.weights.dtype
-    assert len(dataset) == recipe.samples == len(expected)
-    assert dataset.recipe == recipe
-    assert same_bits(dataset.X, np.array([s.x for s in expected], dtype))
-    assert same_bits(dataset.y, np.array([s.y for s in expected], dtype))
-    assert same_bits(dataset.parameter, np.array([s.parameter for s in expected]))
-    assert same_bits(dataset.step, np.array([s.step for s in expected]))
-    assert same_bits(dataset.stratum, np.array([s.stratum for s in expected], np.int8))
-    assert same_bits(dataset.variation, np.array([s.variation for s in expected], dtype))
-
-
-@st.composite
-def finite_histories(draw: st.DrawFn) -> Recorded:
-    """Histories of few values, so that variations tie; some weights never move."""
-    size, rows = draw(st.integers(1, 12)), draw(st.integers(12, 30))
-    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    dtype = draw(st.sampled_from([np.float32, np.float64]))
-    kind = draw(st.sampled_from(["walk", "few values", "dead"]))
-    if kind == "walk":
-        weights = random.normal(size=(rows, size)).cumsum(axis=0)
-    elif kind == "few values":
-        weights = random.choice([-1.5, -0.0, 0.1], size=(rows, size))
-    else:
-        weights = np.tile(random.normal(size=size), (rows, 1))
-    moving = random.random(size) < draw(st.sampled_from([0.3, 1.0]))
-    weights = np.where(moving, weights, weights[0]).astype(dtype)
-    stride = draw(st.sampled_from([1, 1, 3]))
-    return Recorded(vector(size), list(range(0, rows * stride, stride)), weights)
-
-
-@st.composite
-def recipes(draw: st.DrawFn, recorded: Recorded) -> Recipe:
-    """Recipes that mostly fit the history."""
-    context, horizon, tolerance = draw(
-        st.sampled_from(
-            [
-                ((1.0, 0.7, 0.4, 0.0), 2.0, 0.01),
-                ((1.0, 0.7, 0.4, 0.0), 2.0, 0.3),
-                ((1.0, 0.5), 1.5, 0.3),
-                ((1.0,), 3.0, 0.0),
-            ]
-        )
-    )
-    cut = draw(
-        st.sampled_from(
-            [
-                {},
-                {"edges": (0.0, 1.0), "shares": (1.0,)},
-                {"edges": (0.0, 0.2, 1.0), "shares": (0.0, 1.0)},
-                {"edges": (0.0, 0.5, 1.0), "shares": (0.7, 0.3)},
-            ]
-        )
-    )
-    options = {"context": context, "horizon": horizon, "tolerance": tolerance, **cut}
-    choices = len(reference_admissible(recorded.steps, Recipe(1, **options)))
-    samples = draw(st.integers(1, max(1, recorded.table.size * choices // 2)))
-    bound = draw(st.none() | st.just(recorded.steps[len(recorded.steps) // 3]))
-    return Recipe(samples, seed=draw(st.integers(0, 2**64 - 1)), t_max=bound, **options)
-
-
-def build(history: Path, path: Path, recipe: Recipe, **kwargs: Any) -> Dataset:
-    options = {name: value for name, value in recipe.to_json().items() if name != "samples"}
-    return build_dataset(
-        history, path, recipe.samples, scheduler="synchronous", **options, **kwargs
-    )
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_a_dataset_is_that_of_the_reference(data: st.DataObject) -> None:
     recorded = data.draw(finite_histories())
-    recipe = data.draw(recipes(recorded))
-    block, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 5))
+    recipe = data.draw(recipes([recorded]))
+    block, width = data.draw(st.integers(2, 9)), data.draw(st.integers(2, 6))
     with tempfile.TemporaryDirectory() as folder:
         history = recorded.write(Path(folder) / "run.zarr", block=block, width=width)
         path = Path(folder) / "data.zarr"
-        if reference_admissible(recorded.steps, recipe) and reference_dataset(recorded, recipe):
-            assert_reference(build(history, path, recipe), recorded, recipe)
+        if reference_dataset([recorded], recipe):
+            dataset, warned = build_counting(history, path, recipe)
+            (drawn,) = assert_reference(dataset, recorded, recipe)
+            assert warned == (drawn.given != drawn.wanted)
         else:
-            with refuses(SamplingError):
+            none = UsageError if not selected(recorded.table, recipe) else SamplingError
+            with refuses(none, history):
                 build(history, path, recipe)
-            assert [p.name for p in Path(folder).iterdir()] == ["run.zarr"]
+            assert left_in(Path(folder)) == ["run.zarr"]
 
 
 def test_a_table_of_several_tensors_is_sampled_as_one(tmp_path: Path) -> None:
@@ -225,13 +166,57 @@ def test_rows_recorded_since_do_not_change_a_byte(tmp_path: Path, tied: Any) -> 
 def test_a_plan_says_what_will_be_done(tmp_path: Path) -> None:
     history = History(wandering(10, 40).write(tmp_path / "run.zarr", width=4))
     plan = plan_sampling(history, Recipe(20))
-    assert plan.tasks == ((0, 4), (4, 8), (8, 10))
-    assert plan.choices == len(reference_admissible(list(range(40)), Recipe(20)))
-    assert plan.draws == 2
-    assert plan.bytes_decoded == 2 * 10 * 40 * 4
-    for fact in ("20 samples", "10 weights", f"2 of {plan.choices}", "[10, 5, 5]", "3 tasks"):
+    (source,) = plan.sources
+    assert [(task.run, task.low, task.high) for task in plan.tasks] == [
+        (0, 0, 4),
+        (0, 4, 8),
+        (0, 8, 10),
+    ]
+    assert source.choices == len(reference_admissible(list(range(40)), Recipe(20)))
+    assert source.quota.draws == 2
+    assert source.quota.counts == source.quota.wanted == (10, 5, 5)
+    assert source.quota.sizes == [10, 5, 5]
+    assert source.candidates == 20
+    assert source.recorded == 40
+    assert plan.samples == 20
+    assert plan.dtype == "float32"
+    assert plan.bytes_decoded == 10 * 40 * 4
+    for fact in ("20 samples", "20 candidates", "1 histories", "3 tasks"):
         assert fact in str(plan)
-    assert plan_sampling(history, Recipe(20), chunks_per_task=2).tasks == ((0, 8), (8, 10))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "rows"),
+    [({}, 40), ({"t_max": 6}, 16), ({"t_max": 3}, 8), ({"t_min": 18, "t_max": 19}, 24 + 8)],
+)
+def test_a_plan_counts_only_the_chunks_that_hold_samples(
+    tmp_path: Path, bounds: dict[str, int], rows: int
+) -> None:
+    """Of 8 steps each: from t = 18 on, those of steps 16 to 23 and not those of 24 to 31, say."""
+    history = History(wandering(10, 40).write(tmp_path / "run.zarr", block=8))
+    assert plan_sampling(history, Recipe(10, **bounds)).bytes_decoded == 10 * rows * 4
+
+
+def test_tasks_are_whole_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many rows of chunks as fit; none of those that hold no selected weight."""
+    monkeypatch.setattr("weightcast.store.planning.FEWEST_TASKS", 1)
+    sizes = {"a": 6, "b": 9, "c": 5}
+    table = ParameterTable.of((name, (n,), "float32", "weight") for name, n in sizes.items())
+    walk = wandering(20, 40)
+    path = Recorded(table, walk.steps, walk.weights).write(tmp_path / "run.zarr", width=2)
+
+    def tasks(**recipe: Any) -> list[tuple[int, int]]:
+        plan = plan_sampling(History(path), Recipe(10, draws=3, **recipe))
+        return [(task.low, task.high) for task in plan.tasks]
+
+    assert tasks() == [(0, 20)]
+    assert tasks(exclude=("b",)) == [(0, 6), (14, 20)]
+    monkeypatch.setattr("weightcast.store.planning.TASK_BYTES", 3 * 2 * 40 * 4)
+    assert tasks() == [(0, 6), (6, 12), (12, 18), (18, 20)]
+    monkeypatch.setattr("weightcast.store.planning.TASK_CANDIDATES", 4 * 3)
+    assert tasks(include=("a",)) == [(0, 4), (4, 6)]
+    monkeypatch.setattr("weightcast.store.planning.FEWEST_TASKS", 10)
+    assert len(tasks()) == 10
 
 
 def test_progress_counts_every_task(tmp_path: Path) -> None:
@@ -245,15 +230,14 @@ def test_progress_counts_every_task(tmp_path: Path) -> None:
         progress=lambda *call: calls.append(call),
     )
     stages = list(dict.fromkeys(what for what, _, _ in calls))
-    assert len(stages) == 2
-    assert [(done, total) for _, done, total in calls] == [(n, 3) for n in range(4)] * 2
+    assert len(stages) == 4
+    passes = [calls[i : i + 4] for i in range(0, len(calls), 4)]
+    assert all([call[1:] for call in one] == [(n, 3) for n in range(4)] for one in passes)
+    assert all(len({what for what, _, _ in one}) == 1 for one in passes)
+    assert [sum(one[0][0] == what for one in passes) for what in (stages[0], stages[-1])] == [1, 1]
 
 
 # ---- refusals
-
-
-def left_in(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
 
 
 def test_the_most_samples_are_said_exactly(tmp_path: Path) -> None:
@@ -281,7 +265,7 @@ def test_a_history_too_short(tmp_path: Path, rows: int) -> None:
 def test_a_model_without_weights(tmp_path: Path) -> None:
     empty = Recorded(vector(0), list(range(40)), np.zeros((40, 0), np.float32))
     history = empty.write(tmp_path / "run.zarr")
-    with refuses(SamplingError, "0 weights"):
+    with refuses(SamplingError, "holds no weights"):
         build_dataset(history, tmp_path / "data.zarr", 5)
     assert left_in(tmp_path) == ["run.zarr"]
 
@@ -292,12 +276,12 @@ def test_a_model_without_weights(tmp_path: Path) -> None:
 def test_weights_that_are_not_finite_are_refused(
     tmp_path: Path, bad: float, row: int, scheduler: Any
 ) -> None:
-    walk = wandering(6, 41)
+    walk = wandering(6, 41)  # 18 steps t of each: 108 samples are all that there are
     walk.weights[row, 4] = bad
     table = ParameterTable.of([("b", (2,), "float32", "bias"), ("w", (2, 2), "float32", "weight")])
     history = Recorded(table, walk.steps, walk.weights).write(tmp_path / "run.zarr", width=2)
     with refuses(NonFiniteError, "w[1,0]", history, "--t-max"):
-        build_dataset(history, tmp_path / "data.zarr", 60, scheduler=scheduler)
+        build_dataset(history, tmp_path / "data.zarr", 108, scheduler=scheduler)
     assert left_in(tmp_path) == ["run.zarr"]
 
 
@@ -405,7 +389,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "data.zarr"
 
 
-ARRAYS = ["X", "y", "parameter", "step", "stratum", "variation"]
+ARRAYS = ["X", "y", "parameter", "step", "stratum", "variation", "run", "validation"]
 
 
 @pytest.mark.parametrize("name", ARRAYS)

@@ -1,4 +1,4 @@
-"""Files of format version 1 are decoded for ever, and what is written today decodes the same.
+"""Files of every format version are decoded for ever, and what is written today decodes the same.
 
 The values stand here a second time, apart from `golden.make_golden`, so that a change there does
 not change what the files are held against.
@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import zarr
 from golden import make_golden
-from store_reference import same_bits
+from store_reference import files, same_bits
 
-from weightcast.store import Dataset, History, Recipe
+from weightcast.store import Dataset, History, Recipe, WeightcastWarning, rebuild_dataset
 from weightcast.store.rounded import decode
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -47,8 +47,14 @@ def bounded(folder: Path) -> History:
 
 
 @pytest.fixture(scope="module")
-def dataset(folder: Path) -> Dataset:
-    return Dataset(folder / "dataset-v1.zarr")
+def dataset() -> Dataset:
+    """Of format 1, which nothing writes any more."""
+    return Dataset(GOLDEN / "dataset-v1.zarr")
+
+
+@pytest.fixture(scope="module")
+def dataset_v2(folder: Path) -> Dataset:
+    return Dataset(folder / "dataset-v2.zarr")
 
 
 def float32(rows: list[object]) -> np.ndarray:
@@ -163,6 +169,7 @@ def test_layout_of_history_v1(folder: Path, lossless: str) -> None:
 
 
 def test_header_of_dataset_v1(dataset: Dataset) -> None:
+    assert dataset.version == 1
     assert dataset.source == "history-v1.zarr"
     assert dataset.recipe == Recipe(
         samples=8,
@@ -196,3 +203,95 @@ def test_samples_of_dataset_v1(dataset: Dataset) -> None:
     assert same_bits(
         np.array(dataset.variation), float32([1.0, 0.5625, 0.75, 1.0625, 1.25, 0.1875, 1.1875, 0.0])
     )
+    assert same_bits(np.array(dataset.run), np.zeros(8, np.int32))
+    assert same_bits(np.array(dataset.validation), np.zeros(8, bool))
+
+
+def test_header_of_dataset_v2(dataset_v2: Dataset) -> None:
+    assert dataset_v2.version == 2
+    assert dataset_v2.recipe == Recipe(
+        samples=20,
+        context=(1.0, 0.5, 0.0),
+        horizon=2.0,
+        edges=(0.0, 0.1, 0.95, 1.0),
+        shares=(0.4, 0.4, 0.2),
+        seed=4,
+        tolerance=0.01,
+        t_min=None,
+        t_max=4,
+        t_distribution="log",
+        draws=None,
+        include=("fc.*",),
+        exclude=(),
+        run_shares=(3.0, 1.0),
+        validation=0.3,
+        validation_by="weight",
+        shortfall="fewer",
+    )
+    digest = "30a786b55a250af79a87ed12e882d49df1c5f71678369f730eaa92c1c4a37a11"
+    origins = dataset_v2.origins  # a path is absolute: where it was drawn
+    assert [(Path(o.path).name, o.recorded, o.digest, o.draws) for o in origins] == [
+        ("history-v1.zarr", 5, digest, 2),
+        ("history-v1-compact.zarr", 5, digest, 2),
+    ]
+    assert [o.candidates for o in dataset_v2.origins] == [(2, 21, 1)] * 2
+    assert [o.wanted for o in dataset_v2.origins] == [(6, 6, 3), (2, 2, 1)]
+    assert [o.samples for o in dataset_v2.origins] == [(2, 6, 1), (2, 2, 1)]
+    assert [o.ties for o in dataset_v2.origins] == [(1, 2, 0)] * 2
+
+
+def test_samples_of_dataset_v2(dataset_v2: Dataset) -> None:
+    x = [
+        [1.375, 1.0, 0.5],
+        [-2.0, -1.5, -1.0],
+        [-3.0, -2.0, -1.0],
+        [1.875, 2.5625, 2.0],
+        [0.9375, 1.5, 3.0],
+        [0.5, 0.25, -0.5],
+        [0.9375, 0.3125, 0.125],
+        [5.5625, 4.8125, 4.0],
+        [1.0, 1.0, 1.0],
+        [1.375, 1.0, 0.5],
+        [-3.0, -2.0, -1.0],
+        [0.9375, 1.5, 3.0],
+        [0.5, 0.25, -0.5],
+        [1.0, 1.0, 1.0],
+    ]
+    y = [1.5, -3.0, -4.0, 3.0, 0.5, 0.75, 1.0, 6.0, 1.0, 1.5, -4.0, 0.5, 0.75, 1.0]
+    moved = [0.875, 1.0, 2.0, 0.125, 2.0625, 1.0, 0.8125, 1.5625, 0.0]
+    moved += [0.875, 2.0, 2.0625, 1.0, 0.0]
+    expected = {
+        "X": float32(x),
+        "y": float32(y),
+        "parameter": np.array([0, 1, 1, 2, 4, 5, 8, 9, 11, 0, 1, 4, 5, 11]),
+        "step": np.array([4, 2, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 2]),
+        "stratum": np.array([1, 1, 0, 1, 0, 1, 1, 1, 2, 1, 0, 0, 1, 2], np.int8),
+        "variation": float32(moved),
+        "run": np.repeat(np.int32([0, 1]), [9, 5]),
+        "validation": np.isin(np.arange(14), [0, 3, 7, 9]),
+    }
+    for name, values in expected.items():
+        assert same_bits(np.array(getattr(dataset_v2, name)), values), name
+
+
+def test_layout_of_dataset_v2(folder: Path) -> None:
+    group = zarr.open_group(folder / "dataset-v2.zarr", mode="r")
+    arrays = {name: (array.shape, str(array.dtype)) for name, array in group.arrays()}
+    assert arrays == {
+        "X": ((14, 3), "float32"),
+        "y": ((14,), "float32"),
+        "parameter": ((14,), "int64"),
+        "step": ((14,), "int64"),
+        "stratum": ((14,), "int8"),
+        "variation": ((14,), "float32"),
+        "run": ((14,), "int32"),
+        "validation": ((14,), "bool"),
+    }
+
+
+def test_dataset_v2_is_rebuilt_from_the_histories_of_that_time(tmp_path: Path) -> None:
+    """What sampling means does not change within a format: neither histories nor draws."""
+    histories = [GOLDEN / "history-v1.zarr", GOLDEN / "history-v1-compact.zarr"]
+    with pytest.warns(WeightcastWarning, match="too few candidates"):
+        rebuild_dataset(GOLDEN / "dataset-v2.zarr", tmp_path / "again.zarr", histories=histories)
+    assert files(tmp_path / "again.zarr") == files(GOLDEN / "dataset-v2.zarr")

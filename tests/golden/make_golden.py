@@ -13,11 +13,18 @@ import contextlib
 import json
 import math
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 
-from weightcast.store import Dataset, HistoryWriter, ParameterTable, build_dataset
+from weightcast.store import (
+    Dataset,
+    HistoryWriter,
+    ParameterTable,
+    WeightcastWarning,
+    build_dataset,
+)
 from weightcast.store.rounded import decode, encode
 
 TABLE = ParameterTable.of(
@@ -37,6 +44,7 @@ WEIGHTS = [
 BUFFER_VALUES = [[0.0, -0.0], [1e-300, 0.1], [math.inf, -math.inf], [math.nan, 5e-324], [1.0, -1.0]]
 LOSS_STEPS, LOSS = [1, 2, 8], [2.5, 1.25, 0.5]
 BOUND = 0.02  # of the preset bounded
+SOURCES = ["history-v1.zarr", "history-v1-compact.zarr"]
 METADATA = {"seed": 7, "note": "golden"}
 
 
@@ -89,21 +97,39 @@ def make_bounded_chunks(path: Path) -> None:
     path.write_text(json.dumps(chunks, indent=1) + "\n")
 
 
-def make_dataset(history: Path, path: Path) -> Dataset:
-    """8 samples of the 24 candidates: 12 weights at t = 2 and t = 4."""
-    return build_dataset(
-        history, path, 8, context=(1.0, 0.5, 0.0), horizon=2.0, seed=4, scheduler="synchronous"
-    )
+def make_dataset(histories: list[str], path: Path) -> Dataset:
+    """14 samples of 2 x 24 candidates, 12 weights at t = 2 and t = 4: some strata have too few."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", WeightcastWarning)
+        return build_dataset(
+            histories,
+            path,
+            20,
+            context=(1.0, 0.5, 0.0),
+            edges=(0.0, 0.1, 0.95, 1.0),
+            shares=(0.4, 0.4, 0.2),
+            seed=4,
+            t_max=4,
+            t_distribution="log",
+            include=("fc.*",),
+            run_shares=(3.0, 1.0),
+            validation=0.3,
+            shortfall="fewer",
+            scheduler="synchronous",
+        )
 
 
 def main(folder: Path) -> None:
-    """Write what is not there, with relative paths: a dataset keeps the path of its source."""
+    """Write what is not there, with relative paths: a dataset keeps those of its histories.
+
+    Nothing writes a dataset of format 1 any more.
+    """
     makers = {
         "history-v1.zarr": make_history,
         "history-v1-compact.zarr": lambda path: make_history(path, "compact"),
         "history-v1-bounded.zarr": lambda path: make_history(path, "bounded", BOUND),
         "bounded-v1.json": make_bounded_chunks,
-        "dataset-v1.zarr": lambda path: make_dataset(Path("history-v1.zarr"), path),
+        "dataset-v2.zarr": lambda path: make_dataset(SOURCES, path),
     }
     with contextlib.chdir(folder):
         for name, make in makers.items():
