@@ -44,6 +44,7 @@ from weightcast.predictor import (
 from weightcast.predictor.evaluation import overall
 from weightcast.recorder import Jump, Recorder, Steps, Union
 from weightcast.store import Dataset, History, OutputExistsError, build_dataset, context_steps
+from weightcast.store.extras import require_matplotlib
 from weightcast.store.output import replacing
 
 Progress = Callable[[str, int, int], None]
@@ -110,7 +111,7 @@ def run_demo(
     -------
     DemoResult
     """
-    from weightcast.experiments.figure import require_matplotlib, save_figure
+    from weightcast.experiments.figure import save_figure
 
     require_matplotlib()
     folder, task = claim(Path(output)), digits()

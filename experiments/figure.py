@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from weightcast.experiments.demo import DemoResult
 from weightcast.experiments.training import running_median
-from weightcast.store import MissingExtraError
+from weightcast.store.extras import require_matplotlib
 from weightcast.store.output import replacing
 
 COLOURS = {
@@ -21,23 +20,6 @@ COLOURS = {
     "tuned rate": "tab:purple",
     "one-cycle": "tab:blue",
 }
-
-
-def require_matplotlib() -> None:
-    """Find out, before any work that ends in a picture, that one can be drawn.
-
-    Raises
-    ------
-    MissingExtraError
-        If matplotlib is not installed.
-    """
-    try:
-        importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise MissingExtraError(
-            "pictures need matplotlib: install weightcast with the extra 'plot', as in "
-            "pip install 'weightcast[plot]'"
-        ) from error
 
 
 def save_figure(result: DemoResult, path: str | Path) -> None:

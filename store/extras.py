@@ -1,0 +1,41 @@
+"""Optional dependencies: there, or an error that says which extra to install."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from weightcast.store.errors import MissingExtraError
+
+
+def require_matplotlib() -> None:
+    """Find out, before any work that ends in a picture, that one can be drawn.
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    _require("matplotlib.figure", "pictures need matplotlib", "plot")
+
+
+def require_pyarrow() -> tuple[Any, Any]:
+    """The modules ``pyarrow`` and ``pyarrow.parquet``.
+
+    Raises
+    ------
+    MissingExtraError
+        If pyarrow is not installed.
+    """
+    parquet = _require("pyarrow.parquet", "Parquet files need pyarrow", "parquet")
+    return importlib.import_module("pyarrow"), parquet
+
+
+def _require(module: str, need: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{need}: install weightcast with the extra '{extra}', as in "
+            f"pip install 'weightcast[{extra}]'"
+        ) from error
