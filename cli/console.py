@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,8 +28,91 @@ def output_option(help_text: str) -> Callable[[Command], Command]:
     return decorate
 
 
+def parameter_options(verb: str) -> Callable[[Command], Command]:
+    """Add ``--include`` and ``--exclude`` to a command that does this to parameters."""
+
+    def decorate(command: Command) -> Command:
+        command = click.option(
+            "--exclude",
+            multiple=True,
+            metavar="GLOB",
+            help=f"Do not {verb.lower()} these parameters.",
+        )(command)
+        return click.option(
+            "--include", multiple=True, metavar="GLOB", help=f"{verb} only these parameters."
+        )(command)
+
+    return decorate
+
+
+def list_option(name: str, help_text: str, default: str | None = None) -> Callable[..., Any]:
+    """Add an option that takes numbers, separated by commas."""
+    return click.option(
+        name,
+        callback=_numbers,
+        metavar="A,B,...",
+        default=default,
+        show_default=default is not None,
+        help=help_text,
+    )
+
+
+def _numbers(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[float, ...]:
+    """The numbers of an option; none if it is not given."""
+    try:
+        return tuple(float(part) for part in value.split(",")) if value is not None else ()
+    except ValueError:
+        raise click.BadParameter(f"must be numbers separated by commas: got {value!r}") from None
+
+
+def workers_options(command: Command) -> Command:
+    """Add ``--scheduler`` and ``--workers`` to a command."""
+    command = click.option(
+        "--workers", type=click.IntRange(min=1), help="Threads or processes; by default, the cores."
+    )(command)
+    return click.option(
+        "--scheduler",
+        metavar="WHERE",
+        default="threads",
+        show_default=True,
+        help="Where tasks run: threads, processes, synchronous, or the address of a Dask "
+        "scheduler, tcp://host:port; the result is the same.",
+    )(command)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 seed_option = click.option("--seed", default=0, show_default=True, help="Seed of the randomness.")
+
+
+def printable(text: object) -> str:
+    r"""Text without characters that a terminal would obey: names in files may hold any.
+
+    Examples
+    --------
+    >>> print(printable("w\x1b[31m\u2028 é"))
+    w\x1b[31m\u2028 é
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def echo(text: object, *, err: bool = False) -> None:
+    """Print lines that may hold names from files."""
+    click.echo("\n".join(map(printable, str(text).split("\n"))), err=err)
+
+
+def echo_line(text: object) -> None:
+    """Print one line on stderr, as ``weightcast: ...``, whatever the text holds."""
+    echo(f"weightcast: {' '.join(str(text).split())}", err=True)
+
+
+def print_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """Print a line for each fact: its name, and what it is."""
+    lines = [(printable(name), printable(value)) for name, value in facts]
+    width = max((len(name) for name, _ in lines), default=0) + 2
+    for name, value in lines:
+        click.echo(f"{name:{width}}{value}")
 
 
 @contextmanager
@@ -71,10 +154,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))  # names are text, not markup
-    console = Console()
-    if not console.is_terminal:  # a file or a pipe has no width to fit
-        console = Console(width=Console(width=1000).measure(table).maximum)
+        table.add_row(*(Text(printable(cell)) for cell in row))  # names are text, not markup
+    console, needed = Console(), Console(width=1000).measure(table).maximum
+    if not console.is_terminal or console.width < needed:
+        # A file or a pipe has no width to fit; a narrow terminal folds lines, and cuts no number.
+        console = Console(width=needed)
     console.print(table)
 
 

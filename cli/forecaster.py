@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,11 @@ from weightcast.cli.console import (
     progress,
     seed_option,
 )
+
+if TYPE_CHECKING:
+    from weightcast.store import Dataset
+
+HOLD_OUT = 0.1
 
 
 @click.command()
@@ -47,16 +52,21 @@ from weightcast.cli.console import (
 )
 @click.option(
     "--hold-out",
-    default=0.1,
-    show_default=True,
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Share of the weights kept for validation.",
+    help="Share of the weights kept for validation; by default what the dataset itself holds out, "
+    f"or else {HOLD_OUT}.",
 )
 @seed_option
 def fit(
-    dataset: str, output: str, model: str, hold_out: float, seed: int, overwrite: bool, **how: Any
+    dataset: str,
+    output: str,
+    model: str,
+    hold_out: float | None,
+    seed: int,
+    overwrite: bool,
+    **how: Any,
 ) -> None:
-    """Fit a forecaster to a dataset, and say how it does on held-out weights.
+    """Fit a forecaster to a dataset, and say how it does on held-out weights or runs.
 
     The training options are those of the Introspection network; the other models need none.
 
@@ -70,7 +80,7 @@ def fit(
 
     refuse_existing(output, overwrite=overwrite, kind="file", inputs=[dataset])
     samples = Dataset(dataset)
-    rest, held = samples.split(hold_out, seed)
+    rest, held, how_held, words = _held_out(samples, hold_out, seed)
     options = how | {"random_state": seed} if model == "introspection" else {}
     recipe = samples.recipe
     forecaster = MODELS[model](context=recipe.context, horizon=recipe.horizon, **options)
@@ -79,11 +89,38 @@ def fit(
     errors = evaluate_dataset(forecaster, samples, held)
     card = {
         "dataset": {"source": samples.source, "recipe": recipe.to_json()},
-        "held_out": {"share": hold_out, "seed": seed, "errors": [vars(e) for e in errors]},
+        "held_out": {**how_held, "errors": [vars(e) for e in errors]},
     }
     save(forecaster, output, card=card, overwrite=overwrite)
-    print_errors(errors, f"{len(held):,} samples of held-out weights")
+    print_errors(errors, f"{len(held):,} held-out samples")
+    click.echo(f"held out: {words}")
     click.echo(f"{model} forecaster in {output}")
+
+
+def _held_out(
+    dataset: Dataset, share: float | None, seed: int
+) -> tuple[Any, Any, dict[str, Any], str]:
+    """Rows to fit, rows to validate, and how they were told apart: for the card, and in words."""
+    from weightcast.store import UsageError
+
+    recipe = dataset.recipe
+    if share is None and recipe.validation:
+        rest, held = dataset.training_rows, dataset.validation_rows
+        how: dict[str, Any] = {"by": "dataset", "share": recipe.validation, "seed": recipe.seed}
+        words = f"the {recipe.validation_by}s that the dataset holds out for validation"
+    else:
+        share = HOLD_OUT if share is None else share
+        rest, held = dataset.split(share, seed)
+        how = {"share": share, "seed": seed}
+        words = f"{share:g} of the weights, by --hold-out"
+        if recipe.validation:
+            words += "; those that the dataset itself holds out were not set apart"
+    if not len(rest) or not len(held):
+        raise UsageError(
+            f"fitting and validation need a sample each: {dataset.path} has {len(rest)} and "
+            f"{len(held)}; give another --hold-out, or build the dataset with another --validation"
+        )
+    return rest, held, how, words
 
 
 @click.command()
@@ -102,8 +139,15 @@ def fit(
     show_default=True,
     help="Of a history: use the nearest recorded step within this fraction of t.",
 )
+@click.option(
+    "--all-samples",
+    is_flag=True,
+    help="Of a dataset that holds some out for validation: use the others too.",
+)
 @json_option
-def evaluate(forecaster: str, data: str, points: int, tolerance: float, as_json: bool) -> None:
+def evaluate(
+    forecaster: str, data: str, points: int, tolerance: float, all_samples: bool, as_json: bool
+) -> None:
     """Measure a forecaster on a history or a dataset, beside the last value and a straight line.
 
     \b
@@ -121,9 +165,13 @@ def evaluate(forecaster: str, data: str, points: int, tolerance: float, as_json:
             errors = evaluate_history(
                 model, opened, points=points, tolerance=tolerance, progress=advance
             )
+        title = f"{forecaster} on {data}"
     else:
-        errors = evaluate_dataset(model, opened)
+        rows = opened.validation_rows
+        held = len(rows) > 0 and not all_samples
+        errors = evaluate_dataset(model, opened, rows if held else None)
+        title = f"{forecaster} on {data}" + (", samples held out for validation" if held else "")
     if as_json:
         click.echo(json.dumps([vars(e) | {"skill": e.skill} for e in errors], indent=2))
     else:
-        print_errors(errors, f"{forecaster} on {data}")
+        print_errors(errors, title)

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from weightcast.cli.console import json_option, megabytes, output_option, print_table
+from weightcast.cli.console import (
+    echo,
+    echo_line,
+    json_option,
+    megabytes,
+    output_option,
+    parameter_options,
+    print_facts,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from weightcast.store import Dataset, History
@@ -38,8 +47,7 @@ if TYPE_CHECKING:
     help="Of a script that trains several models: the variable or class name of the one to record; "
     "by default the first to be trained.",
 )
-@click.option("--include", multiple=True, metavar="GLOB", help="Record only these parameters.")
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Do not record these parameters.")
+@parameter_options("Record")
 @click.option("--gradients", is_flag=True, help="Record gradients too, as they are after the step.")
 @click.option(
     "--optimizer-state",
@@ -100,34 +108,31 @@ def record(
     outcome = record_script(command, output, memory=limit, metadata=metadata, **options)
     name = " ".join(command[:2]) if command[0] == "-m" else command[0]
     if outcome.failure:
-        click.echo(f"weightcast: {name} stopped early: {outcome.failure}", err=True)
+        echo_line(f"{name} stopped early: {outcome.failure}")
     if outcome.elsewhere:
         return outcome.exit_code  # rank 0 records, and says so
     if outcome.unrecorded:
-        click.echo(f"weightcast: {name} went on unrecorded: {outcome.unrecorded}", err=True)
+        echo_line(f"{name} went on unrecorded: {outcome.unrecorded}")
         return outcome.exit_code
     if outcome.summary is None and outcome.other_models:
-        click.echo(
-            f"weightcast: {name} trains no model called {options['model']!r}, so nothing was "
-            f"recorded: it trains {', '.join(outcome.other_models)}",
-            err=True,
+        echo_line(
+            f"{name} trains no model called {options['model']!r}, so nothing was recorded: it "
+            f"trains {', '.join(outcome.other_models)}"
         )
         return outcome.exit_code or 1
     if outcome.summary is None:
-        click.echo(
-            f"weightcast: {name} took no torch optimizer step, so nothing was recorded: "
-            "does it train in this process?",
-            err=True,
+        echo_line(
+            f"{name} took no torch optimizer step, so nothing was recorded: does it train in this "
+            "process?"
         )
         return outcome.exit_code or 1
     if not quiet:
-        click.echo(f"weightcast: {outcome.summary}", err=True)
+        echo_line(outcome.summary)
     if outcome.others and not quiet:
-        click.echo(
-            f"weightcast: other optimizers took {outcome.others} steps, which were not counted: "
-            "the model of the first was recorded; to record another, choose it with --model"
-            + (f": {', '.join(outcome.other_models)}" if outcome.other_models else ""),
-            err=True,
+        echo_line(
+            f"other optimizers took {outcome.others} steps, which were not counted: the model of "
+            "the first was recorded; to record another, choose it with --model"
+            + (f": {', '.join(outcome.other_models)}" if outcome.other_models else "")
         )
     return outcome.exit_code
 
@@ -148,7 +153,7 @@ def recover(path: str) -> None:
     added = recover(path)
     history = History(path)
     last = f", the last is {history.steps[-1]}" if len(history) else ""
-    click.echo(f"added {added:,} steps: {path} has {len(history):,}{last}")
+    echo(f"added {added:,} steps: {path} has {len(history):,}{last}")
 
 
 @click.command()
@@ -194,25 +199,30 @@ def _show_history(history: History, as_json: bool) -> None:
         "codec": f"{facts.preset}, chunks of {facts.chunks[0]} weights x {facts.chunks[1]} steps",
         "written by": ", ".join(f"{name} {number}" for name, number in facts.versions.items()),
     }
-    for name, value in lines.items():
-        if value:
-            click.echo(f"{name:12}{value}")
-    for name, value in facts.metadata.items():
-        click.echo(f"metadata    {json.dumps(name)}: {json.dumps(value)}")
+    about = facts.metadata.items()
+    metadata = [("metadata", f"{json.dumps(name)}: {json.dumps(value)}") for name, value in about]
+    print_facts([*((name, value) for name, value in lines.items() if value), *metadata])
 
 
 def _show_dataset(dataset: Dataset, as_json: bool) -> None:
     import json
 
+    from weightcast.store import describe_dataset
+
+    about = describe_dataset(dataset)
+    strata = zip(*(run.strata for run in about.runs), strict=True)
     facts = {
         "source": dataset.source,
-        **dataset.recipe.to_json(),
-        "t": [int(dataset.step.min()), int(dataset.step.max())],
-        "strata": dataset.recipe.counts(),
-        "bytes": sum(f.stat().st_size for f in dataset.path.rglob("*") if f.is_file()),
+        **about.recipe,
+        "samples": about.samples,
+        "t": [min(run.t[0] for run in about.runs), max(run.t[1] for run in about.runs)],
+        "strata": [sum(stratum.samples for stratum in of_all) for of_all in strata],
+        "bytes": about.size,
+        "training": about.training,
+        "held out": about.validation,
     }
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
-    for name, value in facts.items():
-        click.echo(f"{name:12}{value}")
+    print_facts(facts.items())
+    echo(f"'weightcast dataset show {dataset.path}' explains it")

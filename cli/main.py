@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from weightcast.cli.console import echo_line
 from weightcast.cli.dataset import dataset
 from weightcast.cli.demo import demo
 from weightcast.cli.exchange import export, import_
@@ -18,6 +19,7 @@ from weightcast.cli.forecaster import evaluate, fit
 from weightcast.cli.history import info, record, recover
 from weightcast.cli.jump import jump
 from weightcast.cli.maintain import compact, verify
+from weightcast.cli.variation import variation
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,6 +37,7 @@ for command in (
     info,
     verify,
     compact,
+    variation,
     dataset,
     fit,
     evaluate,
@@ -85,7 +88,7 @@ def _plain_warnings() -> Iterator[None]:
 
     def show_plain(message: Any, category: type[Warning], *place: Any, **rest: Any) -> None:
         if category.__name__ == "WeightcastWarning":
-            click.echo(f"weightcast: warning: {' '.join(str(message).split())}", err=True)
+            echo_line(f"warning: {message}")
         else:
             show(message, category, *place, **rest)
 
@@ -97,7 +100,7 @@ def _plain_warnings() -> Iterator[None]:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    click.echo(f"weightcast: {' '.join(message.split())}", err=True)
+    echo_line(message)
     return exit_code
 
 

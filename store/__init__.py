@@ -1,12 +1,14 @@
 """The history on disk, and what is computed from it: no torch here.
 
-Only the job module, `weightcast.store.jobs`, imports Dask.
+Dask is imported by `scheduling`, `pools` and, for clusters, `client` alone.
 """
 
+from weightcast.store.admissible import admissible
 from weightcast.store.compacting import compact, compact_in_place
 from weightcast.store.compaction import CompactionPlan, plan_compaction
 from weightcast.store.comparing import Difference, compare
 from weightcast.store.dataset import Dataset, open_stored
+from weightcast.store.describing import DatasetInfo, describe_dataset
 from weightcast.store.draining import recover
 from weightcast.store.errors import (
     FormatError,
@@ -17,18 +19,25 @@ from weightcast.store.errors import (
     RecordingError,
     RemoteError,
     SamplingError,
+    SchedulerError,
     ShapeError,
     StepNotRecordedError,
     UsageError,
     WeightcastError,
     WeightcastWarning,
 )
+from weightcast.store.estimating import PlanInfo, describe_plan
 from weightcast.store.history import History
 from weightcast.store.info import HistoryInfo
-from weightcast.store.jobs import SamplingPlan, build_dataset, plan_sampling
+from weightcast.store.jobs import build_dataset
 from weightcast.store.mmap import MmapStore
 from weightcast.store.parameters import Parameter, ParameterTable
-from weightcast.store.recipe import Recipe, admissible, context_steps
+from weightcast.store.planning import SamplingPlan, plan_sampling
+from weightcast.store.rebuilding import rebuild_dataset
+from weightcast.store.recipe import Recipe, context_steps
+from weightcast.store.spread import GroupVariation, Spread, VariationReport, WeightVariation
+from weightcast.store.spread_figure import save_variation_figure
+from weightcast.store.spreading import measure_variation
 from weightcast.store.variation import variation
 from weightcast.store.verifying import Damage, Verification, verify
 from weightcast.store.writer import HistoryWriter
@@ -37,8 +46,10 @@ __all__ = [
     "CompactionPlan",
     "Damage",
     "Dataset",
+    "DatasetInfo",
     "Difference",
     "FormatError",
+    "GroupVariation",
     "History",
     "HistoryInfo",
     "HistoryWriter",
@@ -49,15 +60,20 @@ __all__ = [
     "OutputExistsError",
     "Parameter",
     "ParameterTable",
+    "PlanInfo",
     "Recipe",
     "RecordingError",
     "RemoteError",
     "SamplingError",
     "SamplingPlan",
+    "SchedulerError",
     "ShapeError",
+    "Spread",
     "StepNotRecordedError",
     "UsageError",
+    "VariationReport",
     "Verification",
+    "WeightVariation",
     "WeightcastError",
     "WeightcastWarning",
     "admissible",
@@ -66,10 +82,15 @@ __all__ = [
     "compact_in_place",
     "compare",
     "context_steps",
+    "describe_dataset",
+    "describe_plan",
+    "measure_variation",
     "open_stored",
     "plan_compaction",
     "plan_sampling",
+    "rebuild_dataset",
     "recover",
+    "save_variation_figure",
     "variation",
     "verify",
 ]

@@ -80,11 +80,18 @@ def describe(history: History) -> HistoryInfo:
     )
 
 
+def prefix_bytes(history: History, below: str = "") -> int:
+    """Bytes of all files below a part of a history; 0 or an error if its store cannot list them."""
+    store: Any = history.group.store_path.store
+    prefix = f"{history.group.path}/{below}".strip("/")
+    return cast("int", sync(store.getsize_prefix(prefix)))
+
+
 def _stored_bytes(history: History) -> int:
     """Bytes of all files; of those that must be there, if the store cannot list them."""
     store: Any = history.group.store_path.store
     try:
-        listed = cast("int", sync(store.getsize_prefix(history.group.path)))
+        listed = prefix_bytes(history)
     except RemoteError:
         listed = 0
     if listed:

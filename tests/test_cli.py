@@ -98,12 +98,33 @@ def torn_ring(folder: Path) -> Path:
     return path
 
 
+def damaged(folder: Path, how: str) -> Path:
+    """A history whose first chunk has a wrong byte, or is not there."""
+    path = make_short(folder, 31).rename(folder / f"{how}.zarr")
+    chunk = path / "weights/c/0/0"
+    data = chunk.read_bytes()
+    chunk.unlink()
+    if how == "corrupt":
+        chunk.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    return path
+
+
 def newer_format(folder: Path, history: Path) -> Path:
     """A copy of a history that says it is of a later format."""
     path = folder / "newer.zarr"
     shutil.copytree(history, path)
     document = json.loads((path / "zarr.json").read_text())
     document["attributes"]["weightcast"]["format"] = 99
+    (path / "zarr.json").write_text(json.dumps(document))
+    return path
+
+
+def orphan(folder: Path, dataset: Path) -> Path:
+    """A copy of a dataset whose history is not where it was."""
+    path = folder / "orphan.zarr"
+    shutil.copytree(dataset, path)
+    document = json.loads((path / "zarr.json").read_text())
+    document["attributes"]["weightcast"]["origins"][0]["path"] = str(folder / "nowhere.zarr")
     (path / "zarr.json").write_text(json.dumps(document))
     return path
 
@@ -160,6 +181,86 @@ BAD_INPUT = {
         "-o {new}",
         1,
         ("'w'", "same parameters"),
+    ),
+    "dataset without an output": ("dataset build {history}", 2, ("--output", "--dry-run")),
+    "dataset among histories": (
+        "dataset build {history} {dataset} -o {new}",
+        1,
+        ("dataset.zarr is not a weightcast history",),
+    ),
+    "mixed models": (
+        "dataset build {history} {short} -o {new}",
+        1,
+        ("one model", "run.zarr", "short-30.zarr", "--different-models"),
+    ),
+    "a history twice": ("dataset build {history} {history} -o {new}", 2, ("given twice",)),
+    "no t in the range": (
+        "dataset build {history} -o {new} --t-min 151",
+        1,
+        ("run.zarr", "t_min 151"),
+    ),
+    "t range upside down": (
+        "dataset build {history} -o {new} --t-min 9 --t-max 8",
+        2,
+        ("t_min must not be above t_max", "(9, 8)"),
+    ),
+    "no such parameters": ("dataset build {history} -o {new} --include x", 2, ("include ['x']",)),
+    "shares of more runs": (
+        "dataset build {history} {other} -o {new} --run-shares 1,2,3",
+        2,
+        ("run_shares", "3 for 2"),
+    ),
+    "a run to hold out of one": (
+        "dataset build {history} -o {new} --validation 0.5 --validation-by run",
+        2,
+        ("two histories",),
+    ),
+    "all held out": ("dataset build {history} -o {new} --validation 1", 2, ("below 1",)),
+    "unknown scheduler": ("dataset build {history} -o {new} --scheduler dask", 2, ("'dask'",)),
+    "workers of a cluster": (
+        "dataset build {history} -o {new} --scheduler tcp://localhost:1 --workers 2",
+        2,
+        ("its own workers",),
+    ),
+    "scheduler out of reach": (
+        "dataset build {history} -o {new} --samples 9 --scheduler tcp://127.0.0.1:9",
+        1,
+        ("tcp://127.0.0.1:9", "dask scheduler"),
+    ),
+    "corrupted chunk": ("dataset build {corrupt} -o {new} --samples 9", 1, ("weights/c/0/0",)),
+    "missing chunk": ("dataset build {missing} -o {new} --samples 9", 1, ("weights/c/0/0",)),
+    "missing chunk, planned": (
+        "dataset build {missing} --samples 9 --dry-run",
+        1,
+        ("weights/c/0/0", "missing"),
+    ),
+    "show a history": ("dataset show {history}", 1, ("not a weightcast dataset",)),
+    "rebuild a history": ("dataset rebuild {history} -o {new}", 1, ("not a weightcast dataset",)),
+    "rebuild of nothing": ("dataset rebuild {new} -o {new}2", 2, ("does not exist",)),
+    "rebuild onto itself": (
+        "dataset rebuild {dataset} -o {dataset} --overwrite --history {history}",
+        2,
+        ("is an input",),
+    ),
+    "rebuild of a history that is gone": (
+        "dataset rebuild {orphan} -o {new}",
+        2,
+        ("nowhere.zarr", "is not there", "--history"),
+    ),
+    "rebuild of another history": (
+        "dataset rebuild {dataset} -o {new} --history {short}",
+        1,
+        ("short-30.zarr is not the history", "--history"),
+    ),
+    "rebuild of the wrong run": (
+        "dataset rebuild {dataset} -o {new} --history {other}",
+        1,
+        ("was not kept", "4000 samples", "X in"),
+    ),
+    "rebuild of too many": (
+        "dataset rebuild {dataset} -o {new} --history {history} --history {other}",
+        2,
+        ("each of the 1", "got 2"),
     ),
     "too short": ("dataset build {tiny} -o {new}", 1, ("too short", "record more steps")),
     "too many samples": ("dataset build {short} -o {new} --samples 99", 1, ("at most",)),
@@ -236,6 +337,20 @@ BAD_INPUT = {
         ("--memory", "--steps-per-chunk"),
     ),
     "compact no history": ("compact {dataset} --in-place", 1, ("not a weightcast history",)),
+    "variation of nothing": ("variation {new}", 2, ("does not exist",)),
+    "variation of a dataset": ("variation {dataset}", 1, ("not a weightcast history",)),
+    "variation of one step": ("variation {history} --from-step 300", 1, ("1 of the 301 steps",)),
+    "variation of no parameter": ("variation {history} --include x", 2, ("select none", "info")),
+    "variation over a history": (
+        "variation {short} -o {history} --overwrite",
+        2,
+        ("not a weightcast variation",),
+    ),
+    "variation as something": ("variation {history} -o {new}", 2, (".zarr or .parquet",)),
+    "variation drawn as something": ("variation {history} --plot {new}", 2, (".png", ".pdf")),
+    "variation by bad quantiles": ("variation {history} --quantiles 50", 2, ("0 to 1", "50")),
+    "variation that is still": ("variation {history} --still -1", 2, ("still", "-1")),
+    "variation by a bad scheduler": ("variation {history} --scheduler magic", 2, ("'magic'",)),
 }
 
 
@@ -258,9 +373,12 @@ def test_bad_input_gets_one_line(
         "newer": newer_format(tmp_path, pipeline.history),
         "cut": tmp_path / "cut.safetensors",
         "torn": torn_ring(tmp_path),
+        "corrupt": damaged(tmp_path, "corrupt"),
+        "missing": damaged(tmp_path, "missing"),
+        "orphan": orphan(tmp_path, pipeline.dataset),
         "new": tmp_path / "new",
     }
-    names = ("folder", "script", "history", "dataset", "forecaster", "checkpoint")
+    names = ("folder", "script", "history", "other", "dataset", "forecaster", "checkpoint")
     places |= {name: getattr(pipeline, name) for name in names}
     before = fingerprint(pipeline.folder)
     assert run(*command.format(**places).split()) == code
