@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PACKAGES := apply cli experiments predictor recorder store
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types check bench bench-recorder clean
+.PHONY: demo test lint types check bench bench-recorder bench-sampling clean
 
 demo: $(STAMP)
 	$(BIN)/weightcast demo -o demo
@@ -32,6 +32,9 @@ bench: $(STAMP)
 bench-recorder: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/recorder.py
+
+bench-sampling: $(STAMP)
+	$(BIN)/python benchmarks/sampling.py
 
 clean:
 	rm -rf $(VENV) .types build *.egg-info .pytest_cache .mypy_cache .ruff_cache demo
