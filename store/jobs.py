@@ -52,7 +52,8 @@ def build_dataset(
     overwrite : bool
         Replace a dataset that stands at `path`.
     progress : callable, optional
-        Called with (what, done, total) after each task.
+        Called with (what, done, total): with done = 0 first, then after each task. What takes
+        several passes begins with 0 again for each.
     **recipe
         Further fields of `Recipe`: context, horizon, edges, shares, seed, ...
 
@@ -73,8 +74,8 @@ def build_dataset(
 
     Notes
     -----
-    Section 4.1 of Sinha et al. 2017. The histories are decoded once. `plan_sampling` says before
-    what that costs, and what memory and scratch files it takes.
+    Section 4.1 of Sinha et al. 2017. `plan_sampling` says before what is decoded, and what memory
+    and scratch files it takes.
 
     Examples
     --------
