@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from probing import LeftOut, Probe, probe, size, take_turns
+from probing import Probe, size, take_turns
 from rich.console import Console
 from rich.table import Table
 from scans import Task
@@ -141,35 +141,26 @@ def bench_many(
     weights: int,
     repeats: int,
 ) -> None:
-    """Datasets of several histories at once; one after the other where there is no such thing."""
+    """Datasets of several histories at once."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         made = [
             str(write_walks(Path(name) / f"{i}.zarr", weights, STEPS, variation, i).path)
             for i in range(max(counts))
         ]
-        together, why = True, ""
-        try:
-            with tempfile.TemporaryDirectory(dir=folder) as out:
-                both = tuple(made[:2])
-                probe(Task("ours", both, out, samples=64, together=True, tiny=tiny))
-        except LeftOut as error:
-            together, why = False, str(error)
         tasks = {
             f"{count}": Task(
                 *("ours", tuple(made[:count])),
                 workers=2,
                 samples=count * weights // 2,
-                together=together,
                 tiny=tiny,
             )
             for count in counts
         }
         found = take_turns(tasks, repeats, folder)
-    how = "as one list" if together else f"ONE AFTER THE OTHER, for a list is refused ({why})"
     table = Table(
         *("histories", "seconds", "seconds a run", "x one run", "process, MB:\npeak / anon."),
-        title=f"Many runs, {how}: {weights:,} weights x {STEPS} steps and {weights // 2:,} samples "
-        f"each; warm; 2 threads; {repeats} times",
+        title=f"Many runs, as one list: {weights:,} weights x {STEPS} steps and {weights // 2:,} "
+        f"samples each; warm; 2 threads; {repeats} times",
     )
     first = statistics.median(p.seconds / counts[0] for p in found[f"{counts[0]}"])
     for count in counts:

@@ -23,10 +23,6 @@ POLL = 0.01  # seconds between two looks
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-class LeftOut(Exception):  # noqa: N818, it is no error: the arm's interface is not there yet
-    """An arm that cannot run; why."""
-
-
 @dataclass
 class Process:
     """The most memory that was seen of a process, in bytes: all of it, and the anonymous part."""
@@ -69,33 +65,21 @@ class Probe:
 def take_turns(
     tasks: Mapping[str, Task], repeats: int, folder: Path, cold: bool = False
 ) -> dict[str, list[Probe]]:
-    """Run each task so many times, all of them once before any again; print which cannot run."""
+    """Run each task so many times, all of them once before any again."""
     found: dict[str, list[Probe]] = {name: [] for name in tasks}
     for _ in range(repeats):
-        for name in list(found):
+        for name in found:
             with tempfile.TemporaryDirectory(dir=folder) as out:
-                try:
-                    found[name].append(probe(replace(tasks[name], out=out), cold))
-                except LeftOut as why:
-                    print(f"  {name} is left out: {why}")
-                    del found[name]
+                found[name].append(probe(replace(tasks[name], out=out), cold))
     return found
 
 
 def probe(task: Task, cold: bool = False) -> Probe:
-    """Run a task, with its input in the page cache, or dropped from it.
-
-    Raises
-    ------
-    LeftOut
-        If the arm cannot run.
-    """
+    """Run a task, with its input in the page cache, or dropped from it."""
     command = [sys.executable, str(Path(__file__).with_name("scans.py")), json.dumps(asdict(task))]
     pipe, inputs = subprocess.PIPE, [Path(path) for path in task.history]
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         said = process.stdout.readline().strip()
-        if said.startswith("left out: "):
-            raise LeftOut(said.removeprefix("left out: "))
         if said != "ready":
             raise SystemExit(f"an arm died: its traceback is above; it was {task}")
         (drop if cold else load)(inputs)

@@ -49,8 +49,6 @@ class Task:
     scheduler : {"threads", "processes", "cluster"}
         A cluster of so many workers is started before the clock is.
     workers, samples : int
-    together : bool
-        Whether several histories are given as one list, or one after the other.
     reference : str
         A dataset: its points are gathered, or it is what must come out.
     tiny : tuple of str
@@ -65,7 +63,6 @@ class Task:
     scheduler: str = "threads"
     workers: int = 1
     samples: int = 0
-    together: bool = False
     reference: str = ""
     tiny: tuple[str, ...] = ()
 
@@ -75,11 +72,7 @@ def main() -> None:
     task = Task(**json.loads(sys.argv[1]))
     kinds = {"ours": ours, "whole": whole, "calibrate": calibration}
     with ExitStack() as stack:
-        try:
-            job, check = kinds.get(task.kind, gathering)(task, stack)
-        except NotImplementedError as error:
-            print(f"left out: {error}", flush=True)
-            return
+        job, check = kinds.get(task.kind, gathering)(task, stack)
         print("ready", flush=True)
         sys.stdin.readline()
         with suppress(OSError):
@@ -106,11 +99,7 @@ def ours(task: Task, stack: ExitStack) -> tuple[Job, Job]:
         return build_dataset(source, path, samples, scheduler=scheduler, workers=workers, seed=0)
 
     def job() -> None:
-        if task.together:
-            build(list(task.history), out / "dataset", task.samples)
-            return
-        for i, history in enumerate(task.history):
-            build(history, out / (f"{i}" if i else "dataset"), task.samples // len(task.history))
+        build(task.history, out / "dataset", task.samples)
 
     def check() -> None:
         made = Dataset(out / "dataset")
@@ -119,10 +108,7 @@ def ours(task: Task, stack: ExitStack) -> tuple[Job, Job]:
             assert np.array_equal(getattr(made, name), getattr(expected, name)), name
 
     with tempfile.TemporaryDirectory(dir=task.out) as name:
-        try:
-            build(list(task.tiny) if task.together else task.tiny[0], Path(name) / "warm-up", 32)
-        except Exception as error:  # an interface that is not there may fail in any way
-            raise NotImplementedError(f"{type(error).__name__}: {error}") from error
+        build(task.tiny, Path(name) / "warm-up", 32)
     return job, check
 
 
