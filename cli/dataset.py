@@ -39,8 +39,24 @@ def dataset(context: click.Context) -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 @click.option("--samples", default=800_000, show_default=True, help="Samples to draw.")
-@list_option("--context", "Inputs: the weight at these fractions of t.", "1,0.7,0.4,0")
-@click.option("--horizon", default=2.0, show_default=True, help="Target: the weight at this x t.")
+@click.option(
+    "--context",
+    metavar="A,B,...",
+    default="1,0.7,0.4,0",
+    show_default=True,
+    help="Inputs, each a column: the weight at a fraction of t (0.7), some steps back (t-25), or "
+    "at the last M steps of a stride (last:M/STRIDE); mean:, slope: or spread:STEPS/STRIDE of the "
+    "window of the last STEPS; scale, size, fan-in or dims of its tensor; step (t), ahead (steps "
+    "to the target) or ratio (target / t).",
+)
+@click.option(
+    "--horizon",
+    metavar="A,B,...",
+    default="2",
+    show_default=True,
+    help="Target: the weight at this x t, or so many steps after t (+500). Of several, each sample "
+    "has one: let the context see ahead or ratio.",
+)
 @list_option(
     "--edges", "Cuts between strata of falling variation, by share of candidates.", "0,0.5,0.75,1"
 )
@@ -65,7 +81,8 @@ def dataset(context: click.Context) -> None:
     "--tolerance",
     default=0.01,
     show_default=True,
-    help="Use the nearest recorded step within this fraction of t.",
+    help="Use the nearest recorded step within this fraction of t; or, for steps counted from t, "
+    "of those.",
 )
 @click.option(
     "--draws", type=int, help="Steps t for each weight; by default as few as give the samples."
@@ -106,9 +123,14 @@ def build(
       weightcast dataset build run.zarr -o dataset.zarr --samples 800000
       weightcast dataset build a.zarr b.zarr -o both.zarr --validation 0.1
       weightcast dataset build run.zarr --samples 5000000 --dry-run
+      weightcast dataset build run.zarr -o recent.zarr --context last:33/25 --horizon +500
+      weightcast dataset build run.zarr -o rich.zarr --horizon 1.5,2,+500 \\
+        --context 1,0.7,0.4,0,mean:800/25,slope:800/25,spread:800/25,scale,step,ahead
     """
     from weightcast.cli.explaining import show_built, show_json, show_plan
+    from weightcast.store.horizon import parse_horizon
 
+    options["horizon"] = parse_horizon(options["horizon"])
     if dry_run:
         plan = _plan(histories, output, **options)
         show_json(plan) if as_json else show_plan(plan)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Facts = dict[str, Any]
 
+MOST_VALUES = 8  # of a context that are all printed
+FACTS = {"step": "t", "ahead": "steps to the target", "ratio": "target / t"}
+
 
 def show_json(info: DatasetInfo | PlanInfo) -> None:
     """Print facts as JSON."""
@@ -29,8 +32,8 @@ def show_built(info: DatasetInfo) -> None:
     _print_strata(info.runs, info.recipe)
     first, last = min(run.t[0] for run in info.runs), max(run.t[1] for run in info.runs)
     echo(
-        f"{info.samples:,} samples of {len(info.recipe['context'])} past values and one later "
-        f"value, t from {first} to {last}, in {info.path}"
+        f"{info.samples:,} samples of {len(info.recipe['context'])} inputs and one later value, "
+        f"t from {first} to {last}, in {info.path}"
     )
     click.echo(_held_out(info))
 
@@ -134,8 +137,8 @@ def _recipe(recipe: Facts) -> dict[str, str]:
     which = [f"{verb} {' '.join(recipe[verb])}" for verb in ("include", "exclude") if recipe[verb]]
     shares = ", ".join(f"{100 * share:g} %" for share in recipe["shares"])
     lines = {
-        "inputs": ", ".join(_weight_at(fraction) for fraction in recipe["context"]),
-        "target": _weight_at(recipe["horizon"]),
+        "inputs": context_in_words(recipe["context"]),
+        "target": horizon_in_words(recipe["horizon"]),
         "t": ", ".join([spread[recipe["t_distribution"]], *bounds])
         + f"; a step that was not recorded stands in within {recipe['tolerance']:g} t",
         "strata": "candidates sorted by |w(t) - w(0)|, the most changed first; "
@@ -148,8 +151,52 @@ def _recipe(recipe: Facts) -> dict[str, str]:
     return lines
 
 
-def _weight_at(fraction: float) -> str:
-    return {0.0: "w(0)", 1.0: "w(t)"}.get(fraction, f"w({fraction:g}t)")
+def context_in_words(entries: Sequence[Any]) -> str:
+    """What a forecaster sees, in words: past values first.
+
+    Examples
+    --------
+    >>> context_in_words((1.0, 0.7, 0.0, "mean:800/25", "slope:800/25", "scale", "ahead"))
+    "w(t), w(0.7t), w(0); mean, slope of the 33 snapshots from t-800 to t; the tensor's scale; \
+steps to the target"
+    >>> context_in_words(("last:33/25",))
+    'w(t), w(t-25), ..., w(t-800) (33 values)'
+    """
+    from weightcast.store.columns import Fact, Past, Statistic
+    from weightcast.store.context import Context
+
+    columns = Context.of(tuple(entries)).columns
+    past = [_weight_at(c.fraction, c.back) for c in columns if isinstance(c, Past)]
+    if len(past) > MOST_VALUES:
+        past = [*past[:2], "...", f"{past[-1]} ({len(past)} values)"]
+    parts = [", ".join(past)]
+    of_windows: dict[Any, list[str]] = {}
+    for column in columns:
+        if isinstance(column, Statistic):
+            of_windows.setdefault(column.window, []).append(column.kind)
+    for window, kinds in of_windows.items():
+        snapshots = f"{window.count} snapshots from t-{window.steps} to t"
+        parts.append(f"{', '.join(kinds)} of the {snapshots}")
+    parts += [FACTS.get(c.name, f"the tensor's {c.name}") for c in columns if isinstance(c, Fact)]
+    return "; ".join(filter(None, parts))
+
+
+def horizon_in_words(horizon: Any) -> str:
+    """What is forecast, in words.
+
+    Examples
+    --------
+    >>> horizon_in_words(2.0), horizon_in_words((1.5, "+500"))
+    ('w(2t)', 'w(1.5t) or w(t+500)')
+    """
+    from weightcast.store.horizon import horizons
+
+    return " or ".join(f"w({h})" for h in horizons(horizon))
+
+
+def _weight_at(fraction: float, back: int) -> str:
+    known = {0.0: "w(0)", 1.0: "w(t)"}
+    return f"w(t-{back})" if back else known.get(fraction, f"w({fraction:g}t)")
 
 
 def _held_out(info: DatasetInfo) -> str:

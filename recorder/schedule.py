@@ -8,6 +8,7 @@
     steps:1,5,2000            1 5 2000
     jump:3000,4000            0 1200 2100 3000 1600 2800 4000  what jumps there need to look back at
     jump:3000@1,0.5,0         the same for a forecaster of another context
+    jump:3000@slope:800/25    2200 2225 ... 3000: one that looks at a window
     dense:500+every:100       any of them
 
 Step 0, the weights before the first optimizer step, is recorded by every schedule.
@@ -20,8 +21,9 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from weightcast.store import UsageError, context_steps
-from weightcast.store.recipe import PAPER_CONTEXT, check_context
+from weightcast.store import UsageError
+from weightcast.store.columns import Entry
+from weightcast.store.context import PAPER_CONTEXT, Context
 
 
 class Schedule(Protocol):
@@ -159,24 +161,37 @@ class Jump:
     ----------
     points : tuple of int
         Jump points t.
-    context : tuple of float
-        Fractions of t that the forecaster sees.
+    context : tuple of float and str
+        What the forecaster sees, as `weightcast.store.Context` has it: all its points are recorded.
+
+    Raises
+    ------
+    UsageError
+        If a jump would look back beyond the beginning of the run.
 
     Examples
     --------
     >>> [step for step in range(101) if step in Jump((100,))]
     [0, 40, 70, 100]
+    >>> [step for step in range(101) if step in Jump((100,), ("slope:50/25",))]
+    [0, 50, 75, 100]
     """
 
     points: tuple[int, ...]
-    context: tuple[float, ...] = PAPER_CONTEXT
+    context: tuple[Entry, ...] = PAPER_CONTEXT
 
     def __post_init__(self) -> None:
-        check_context(self.context)
+        context = Context.of(self.context)
+        object.__setattr__(self, "context", context.entries)
         _not_empty("jump", self.points)
         for point in self.points:
             _at_least_one("jump", point)
-        needed = context_steps(self.points, self.context).ravel().tolist()
+        if (first := min(self.points)) < context.reach:
+            raise UsageError(
+                f"a jump at step {first} cannot look back {context.reach} steps, as context "
+                f"{context} does: jump later, or take a shorter window; got {self}"
+            )
+        needed = context.steps(self.points).ravel().tolist()
         object.__setattr__(self, "_needed", frozenset(needed) | {0})
 
     @property
@@ -191,7 +206,7 @@ class Jump:
         text = f"jump:{','.join(str(p) for p in self.points)}"
         if self.context == PAPER_CONTEXT:
             return text
-        return f"{text}@{','.join(repr(f) for f in self.context)}"
+        return f"{text}@{','.join(e if isinstance(e, str) else repr(e) for e in self.context)}"
 
 
 @dataclass(frozen=True)
@@ -256,8 +271,7 @@ def _parse_term(term: str, text: str) -> Schedule:
     try:
         numbers = [int(n) for n in rest.split(",")]
         if name == "jump":
-            fractions = [float(f) for f in context.split(",")] if at else PAPER_CONTEXT
-            return Jump(tuple(numbers), tuple(fractions))
+            return Jump(tuple(numbers), Context.of(context).entries if at else PAPER_CONTEXT)
         parser = _PARSERS[name if not at else ""]
     except (KeyError, ValueError) as error:
         if isinstance(error, UsageError):

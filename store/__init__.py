@@ -3,10 +3,11 @@
 Dask is imported by `scheduling`, `pools` and, for clusters, `client` alone.
 """
 
-from weightcast.store.admissible import admissible
+from weightcast.store.admissible import Choices, admissible
 from weightcast.store.compacting import compact, compact_in_place
 from weightcast.store.compaction import CompactionPlan, plan_compaction
 from weightcast.store.comparing import Difference, compare
+from weightcast.store.context import PAPER_CONTEXT, Context
 from weightcast.store.dataset import Dataset, open_stored
 from weightcast.store.describing import DatasetInfo, describe_dataset
 from weightcast.store.draining import recover
@@ -27,7 +28,9 @@ from weightcast.store.errors import (
     WeightcastWarning,
 )
 from weightcast.store.estimating import PlanInfo, describe_plan
+from weightcast.store.gathering import ContextBlock, ContextReader
 from weightcast.store.history import History
+from weightcast.store.horizon import Horizon
 from weightcast.store.info import HistoryInfo
 from weightcast.store.jobs import build_dataset
 from weightcast.store.mmap import MmapStore
@@ -40,10 +43,16 @@ from weightcast.store.spread_figure import save_variation_figure
 from weightcast.store.spreading import measure_variation
 from weightcast.store.variation import variation
 from weightcast.store.verifying import Damage, Verification, verify
+from weightcast.store.windows import RunningSums, Window
 from weightcast.store.writer import HistoryWriter
 
 __all__ = [
+    "PAPER_CONTEXT",
+    "Choices",
     "CompactionPlan",
+    "Context",
+    "ContextBlock",
+    "ContextReader",
     "Damage",
     "Dataset",
     "DatasetInfo",
@@ -53,6 +62,7 @@ __all__ = [
     "History",
     "HistoryInfo",
     "HistoryWriter",
+    "Horizon",
     "InputNotFoundError",
     "MissingExtraError",
     "MmapStore",
@@ -64,6 +74,7 @@ __all__ = [
     "Recipe",
     "RecordingError",
     "RemoteError",
+    "RunningSums",
     "SamplingError",
     "SamplingPlan",
     "SchedulerError",
@@ -76,6 +87,7 @@ __all__ = [
     "WeightVariation",
     "WeightcastError",
     "WeightcastWarning",
+    "Window",
     "admissible",
     "build_dataset",
     "compact",

@@ -21,7 +21,6 @@ from weightcast.store.scanning import Work
 from weightcast.store.scratch import NewFile
 from weightcast.store.searching import Brackets, Key, Label
 from weightcast.store.sources import Source
-from weightcast.store.variation import variation
 
 KEY_BITS = (64, 64)  # of the words by which a stratum is ordered: key, number
 BLOCK_CANDIDATES = 1 << 20  # of a task, looked at at once
@@ -62,8 +61,7 @@ class Choice:
 
     def strata(self, source: Source, kept: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
         """Stratum of each kept candidate."""
-        values = kept["values"]
-        bits = ordered_bits(variation(values[:, 0], values[:, -1]))
+        bits = ordered_bits(kept["variation"])
         words = [bits, tie_order(kept["key"]), _number(source, kept)]
         strata = np.zeros(len(kept), np.int8)
         for cut in self.cuts[source.run]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from weightcast.store.context import Context
 from weightcast.store.dataset_format import DATASET_VERSION, chunk_file, columns, read_header
 from weightcast.store.errors import FormatError, UsageError
 from weightcast.store.history import History
@@ -18,6 +20,7 @@ from weightcast.store.reading import open_group
 from weightcast.store.recipe import Recipe
 from weightcast.store.remote import Place, printed
 from weightcast.store.split import held_out_weights
+from weightcast.store.tensors import kinds_of
 
 _SPLIT_BLOCK = 1 << 20  # weights whose keys are drawn at once: 32 MB
 
@@ -36,11 +39,15 @@ class Dataset:
     Attributes
     ----------
     X : float array, shape (N, F)
-        Past values of one weight each: column f is its value at ``recipe.context[f]`` times t.
+        What is seen of one weight each: column f is entry f of ``recipe.context``.
     y : float array, shape (N,)
-        Its value at ``recipe.horizon`` times t.
+        Its value at the target.
     parameter, step : int64 arrays, shape (N,)
         Which weight of the history, and t.
+    target : int64 array, shape (N,)
+        The step of y; of datasets before format 3, that of the recipe's horizon.
+    horizon : int8 array, shape (N,)
+        Index into ``recipe.horizons``.
     stratum : int8 array, shape (N,)
         0 for the weights that changed most.
     variation : float array, shape (N,)
@@ -53,6 +60,8 @@ class Dataset:
         How it was drawn.
     origins : tuple of Origin
         The histories it was drawn from.
+    tables : tuple of ParameterTable, or None
+        Of what each of the origins recorded; None before format 3.
 
     Raises
     ------
@@ -102,7 +111,8 @@ class Dataset:
                 f"{DATASET_VERSION}: upgrade weightcast or build the dataset again"
             )
         self.recipe = Recipe.from_json(document["recipe"], self.path)
-        self._samples, self.origins = read_header(document, self.recipe, self.path)
+        header = read_header(document, self.recipe, self.path)
+        self._samples, self.origins, self.tables = header
         self._dtype = str(document.get("dtype", "float32"))
         if self._dtype not in ("float32", "float64"):
             raise FormatError(f"{path} is damaged: dtype {self._dtype!r}")
@@ -113,10 +123,13 @@ class Dataset:
         self.step: npt.NDArray[np.int64] = arrays["step"]
         self.stratum: npt.NDArray[np.int8] = arrays["stratum"]
         self.variation: npt.NDArray[Any] = arrays["variation"]
-        none = np.zeros(1, np.int32), np.zeros(1, bool)
-        absent = [np.broadcast_to(zero, len(self)) for zero in none]  # format 1
+        none = np.zeros(1, np.int32), np.zeros(1, bool), np.zeros(1, np.int8)
+        absent = [np.broadcast_to(zero, len(self)) for zero in none]  # formats 1 and 2
         self.run: npt.NDArray[np.int32] = arrays.get("run", absent[0])
         self.validation: npt.NDArray[np.bool_] = arrays.get("validation", absent[1])
+        self.horizon: npt.NDArray[np.int8] = arrays.get("horizon", absent[2])
+        if "target" in arrays:
+            self.target = arrays["target"]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What another process, such as a loader's worker, needs to map it again."""
@@ -184,6 +197,58 @@ class Dataset:
             keys = held_out_weights(seed, held_out, low, int(weights.max()) + 1)
             held[rows] = keys[weights - low]
         return np.flatnonzero(~held), np.flatnonzero(held)
+
+    @cached_property
+    def target(self) -> npt.NDArray[np.int64]:
+        """The step of y, int64, shape (N,); here, where it was not stored."""
+        return np.asarray(self.recipe.horizons[0].target(self.step))
+
+    def inputs(self, context: object) -> npt.NDArray[Any]:
+        """Columns of X that are the entries of a context.
+
+        Parameters
+        ----------
+        context : Context, or what `Context.of` reads
+
+        Returns
+        -------
+        float array, shape (N, F)
+            X itself, or part of it, memory-mapped, if they stand side by side there; or a copy.
+
+        Raises
+        ------
+        UsageError
+            If the dataset was built without one of them.
+        """
+        places = self.recipe.sees.places(Context.of(context).entries)
+        first, last = places[0], places[-1]
+        if places == list(range(first, last + 1)):
+            whole = len(places) == self.X.shape[1]
+            return self.X if whole else self.X[:, first : last + 1]
+        return self.X[:, places]
+
+    def kinds(self) -> npt.NDArray[np.str_] | None:
+        """What each sample's tensor is for, such as ``"weight"``, shape (N,); or None, as `tables`.
+
+        Raises
+        ------
+        FormatError
+            If a sample is of a weight that its table does not have.
+        """
+        if self.tables is None:
+            return None
+        found = []
+        ends = np.searchsorted(self.run, np.arange(len(self.tables) + 1))
+        if ends[0] != 0 or ends[-1] != len(self):
+            raise FormatError(f"{self.path} is damaged: runs must be from 0 to {len(self.tables)}")
+        for table, low, high in zip(self.tables, ends[:-1], ends[1:], strict=True):
+            weights = self.parameter[low:high]
+            if len(weights) and not 0 <= weights.min() <= weights.max() < table.size:
+                raise FormatError(
+                    f"{self.path} is damaged: parameters must be from 0 to {table.size - 1}"
+                )
+            found.append(kinds_of(table, weights))
+        return np.concatenate(found)
 
     @property
     def source(self) -> str:

@@ -19,9 +19,10 @@ import zarr
 
 from weightcast.store.errors import FormatError
 from weightcast.store.layout import ATTRIBUTE
+from weightcast.store.parameters import ParameterTable
 from weightcast.store.recipe import Recipe
 
-DATASET_VERSION = 2
+DATASET_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def columns(dtype: npt.DTypeLike, context: int, version: int = DATASET_VERSION) 
     ]
     if version > 1:
         found += [Column("run", "int32"), Column("validation", "bool")]
+    if version > 2:
+        found += [Column("target", "int64"), Column("horizon", "int8")]
     return found
 
 
@@ -71,6 +74,8 @@ class Origin:
         For each stratum: how many there were, how many samples it should give and gave, and how
         many candidates have exactly the variation at its lower end (0 for the last stratum);
         which of those are above that cut, their keys decide.
+    table : int
+        Which of the dataset's parameter tables is its own; of no meaning before format 3.
     """
 
     path: str
@@ -81,9 +86,10 @@ class Origin:
     wanted: tuple[int, ...] = ()
     samples: tuple[int, ...] = ()
     ties: tuple[int, ...] = ()
+    table: int = 0
 
     @classmethod
-    def from_json(cls, document: Any) -> Origin:
+    def from_json(cls, document: Any, version: int = DATASET_VERSION) -> Origin:
         """Read it from a dataset's attributes.
 
         Raises
@@ -98,6 +104,7 @@ class Origin:
             recorded=_whole(document["recorded"]),
             digest=_text(document["digest"]),
             draws=_whole(document["draws"]),
+            table=_whole(document["table"]) if version > 2 else 0,
             **counts,
         )
 
@@ -119,19 +126,25 @@ def chunk_file(path: Path, column: Column) -> Path:
     return path / column.name / ("c/0" if column.width is None else "c/0/0")
 
 
-def read_header(document: Any, recipe: Recipe, path: Path) -> tuple[int, tuple[Origin, ...]]:
-    """Number of samples, and the histories."""
-    if document["dataset_format"] == 1:
-        return recipe.samples, (Origin(str(document.get("source", ""))),)
+def read_header(
+    document: Any, recipe: Recipe, path: Path
+) -> tuple[int, tuple[Origin, ...], tuple[ParameterTable, ...] | None]:
+    """Number of samples, the histories, and their parameter tables: None before format 3."""
+    version, tables = document["dataset_format"], None
+    if version == 1:
+        return recipe.samples, (Origin(str(document.get("source", ""))),), None
     try:
         samples = _whole(document["samples"])
-        origins = tuple(Origin.from_json(o) for o in document["origins"])
+        origins = tuple(Origin.from_json(o, version) for o in document["origins"])
         if not samples or not origins:
             raise ValueError("it has no samples or no history")
         _require_consistent(samples, origins, recipe)
+        if version > 2:
+            distinct = [ParameterTable.from_json(rows) for rows in document["tables"]]
+            tables = tuple(distinct[origin.table] for origin in origins)
     except (LookupError, TypeError, ValueError) as error:
         raise FormatError(f"{path} is damaged: {error}") from error
-    return samples, origins
+    return samples, origins, tables
 
 
 def _require_consistent(samples: int, origins: Sequence[Origin], recipe: Recipe) -> None:
@@ -147,7 +160,12 @@ def _require_consistent(samples: int, origins: Sequence[Origin], recipe: Recipe)
 
 
 def lay_out(
-    path: Path, recipe: Recipe, dtype: npt.DTypeLike, samples: int, origins: Sequence[Origin]
+    path: Path,
+    recipe: Recipe,
+    dtype: npt.DTypeLike,
+    samples: int,
+    origins: Sequence[Origin],
+    tables: Sequence[ParameterTable],
 ) -> None:
     """Create a dataset whose arrays are allocated and hold zeros."""
     group = zarr.create_group(path, zarr_format=3)
@@ -177,4 +195,5 @@ def lay_out(
         "dtype": np.dtype(dtype).name,
         "samples": samples,
         "origins": [asdict(origin) for origin in origins],
+        "tables": [table.to_json() for table in tables],
     }

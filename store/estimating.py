@@ -96,16 +96,16 @@ def _open(source: Source) -> History:
 
 def _planned(source: Source, history: History, tasks: Sequence[Task]) -> tuple[RunInfo, bool]:
     """What one history gives; and whether its bytes to read are an estimate."""
-    t, rows = admissible(history.steps[: source.recorded], source.recipe)
-    given = source.quota
-    read, estimated = _stored_bytes(history, tasks, rows)
+    choices = admissible(history.steps[: source.recorded], source.recipe)
+    given, t = source.quota, choices.t
+    read, estimated = _stored_bytes(history, tasks, choices.used())
     return RunInfo(
         path=source.path,
         recorded=source.recorded,
         draws=given.draws,
         weights=source.selected,
-        t=(int(t[0]), int(t[-1])),
-        steps=len(t),
+        t=(int(t.min()), int(t.max())),
+        steps=len(np.unique(t)),
         strata=tuple(map(StratumInfo, given.counts, given.wanted, given.sizes)),
         read=read,
     ), estimated
@@ -120,7 +120,7 @@ def _stored_bytes(
     bands = [b for t in tasks for b in range(t.low // width, -(-t.high // width))]
     if array.shards:  # of which each task reads its own part; a chunk is read by each of its tasks
         bands = sorted(set(bands))
-    times = np.unique(np.append(rows, 0) // length).tolist()
+    times = np.unique(rows // length).tolist()
     cells = range(len(bands) * len(times))
     if isinstance(history.path, Path):
         few = len(cells) <= MOST_FILES

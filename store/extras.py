@@ -31,6 +31,28 @@ def require_pyarrow() -> tuple[Any, Any]:
     return importlib.import_module("pyarrow"), parquet
 
 
+def require_skops() -> Any:
+    """The module ``skops.io``.
+
+    Raises
+    ------
+    MissingExtraError
+        If skops is not installed.
+    """
+    return _require("skops.io", "scikit-learn forecasters in files need skops", "skops")
+
+
+def require_hub() -> Any:
+    """The module ``huggingface_hub``.
+
+    Raises
+    ------
+    MissingExtraError
+        If it is not installed.
+    """
+    return _require("huggingface_hub", "hf:// addresses need huggingface_hub", "hub")
+
+
 def _require(module: str, need: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)

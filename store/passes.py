@@ -21,6 +21,7 @@ from weightcast.store.choosing import (
 )
 from weightcast.store.dataset_format import Origin, lay_out
 from weightcast.store.errors import SchedulerError
+from weightcast.store.parameters import ParameterTable
 from weightcast.store.planning import SamplingPlan
 from weightcast.store.radix import Bracket, Sparse, Tally
 from weightcast.store.scanning import Work, candidate_bits, scan
@@ -56,7 +57,9 @@ class Job:
         stage, counts = Stage(self.work, choice), dict[int, int]()
         self._pass(CHOOSE, count_chosen, self._all, stage, _keep(counts))
         plan = self.plan
-        lay_out(self.work.folder, plan.recipe, plan.dtype, plan.samples, self._origins(choice))
+        tables = list(dict.fromkeys(source.table for source in plan.sources))
+        origins = self._origins(choice, tables)
+        lay_out(self.work.folder, plan.recipe, plan.dtype, plan.samples, origins, tables)
         first_rows = itertools.accumulate((counts[index] for (index,) in self._all), initial=0)
         rows = list(zip(range(len(counts)), first_rows, strict=False))
         self._pass(WRITE, write_rows, rows, stage)
@@ -152,7 +155,7 @@ class Job:
 
         return search(roots, self.tasks, ask)
 
-    def _origins(self, choice: Choice) -> list[Origin]:
+    def _origins(self, choice: Choice, tables: list[ParameterTable]) -> list[Origin]:
         return [
             Origin(
                 path=source.path,
@@ -163,6 +166,7 @@ class Job:
                 wanted=source.quota.wanted,
                 samples=source.quota.counts,
                 ties=(*(cut.ties for cut in choice.cuts[source.run]), 0),
+                table=tables.index(source.table),
             )
             for source in self.plan.sources
         ]

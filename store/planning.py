@@ -9,7 +9,7 @@
     write     each task: its own rows of the dataset
 
 Only `scan` reads the histories. It writes scratch files beside the dataset, which the other passes
-read: 4 bytes a candidate, and some 60 for each that may be chosen.
+read: 4 bytes a candidate, and some 60 for each that may be chosen, with 4 columns.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ TASK_BYTES = 64 << 20  # decoded: some 20 ms of work
 TASK_CANDIDATES = 1 << 21
 TASK_POINTS = 5 << 20  # values gathered at once
 FEWEST_TASKS = 16  # so that the last worker to end is not waited for long; each costs a millisecond
-POINT_BYTES = 34  # of memory for each value that is gathered: indices, their order, the value
+SUMS = 8  # arrays that the running sums of a window need: what they hold, and while they add
+POINT_BYTES = 38  # of memory for each value that is gathered: indices, their order, the value
 WEIGHT_BYTES = 64  # of random words for each weight
 
 
@@ -48,6 +49,8 @@ class Task:
 @dataclass(frozen=True)
 class SamplingPlan:
     """What building a dataset will do; of the histories, only the headers have been read.
+
+    And the first snapshots, where a context asks for the scale of tensors.
 
     Attributes
     ----------
@@ -209,10 +212,12 @@ def _task_bytes(source: Source, task: Task) -> int:
     height = min(source.chunks[0], task.high - task.low)
     candidates = height * source.quota.draws
     share = source.least_key / ALL_KEYS
+    context = source.recipe.sees
+    columns = len(context.entries) + SUMS * len(context.windows)
     return round(
         2 * source.chunks[0] * source.chunks[1] * item
         + height * (POINT_BYTES * source.points + WEIGHT_BYTES)
-        + candidates * (40 + 2 * item + share * kept_dtype(source).itemsize)
+        + candidates * (40 + 2 * item + share * (kept_dtype(source).itemsize + columns * item))
     )
 
 

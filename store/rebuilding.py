@@ -153,7 +153,7 @@ def _plan(original: Dataset, histories: list[History]) -> SamplingPlan:
 
 def _require_same(original: Dataset, again: Dataset) -> None:
     """Check that all arrays have the same bytes."""
-    arrays = columns(original.X.dtype, len(original.recipe.context))
+    arrays = columns(original.X.dtype, len(original.recipe.context), original.version)
     counts = {array.name: _differing(original, again, array) for array in arrays}
     differing = [f"{name} in {count}" for name, count in counts.items() if count]
     if differing:

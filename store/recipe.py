@@ -8,24 +8,26 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from weightcast.store.columns import Entry
+from weightcast.store.context import PAPER_CONTEXT, Context
 from weightcast.store.errors import FormatError, UsageError
+from weightcast.store.horizon import Horizon, horizons, plain
 from weightcast.store.keyed import check_seed
 from weightcast.store.shares import apportion
 
-PAPER_CONTEXT = (1.0, 0.7, 0.4, 0.0)  # section 4.1: w(t), w(0.7t), w(0.4t), w(0)
 MOST_SAMPLES = 1 << 48
-MOST_STRATA = 127  # the column is int8
+MOST_STRATA = MOST_HORIZONS = 127  # their columns are int8
 PAPER_HORIZON = 2.0  # section 4.1: the target is w(2t)
 
 Int = npt.NDArray[np.int64]
@@ -45,10 +47,11 @@ class Recipe:
     ----------
     samples : int
         Samples to draw, N.
-    context : tuple of float
-        Fractions of t whose weights are the inputs, falling.
-    horizon : float
-        The target is the weight at `horizon` times t.
+    context : tuple of float and str
+        What the inputs are; see `Context`.
+    horizon : float, str, or tuple of them
+        The target is the weight at `horizon` times t, or so many steps after it (``+500``). Of
+        several, each sample has one: all pairs of t and horizon are drawn from alike.
     edges : tuple of float
         Cuts between strata, as fractions of the sorted candidates, from 0 to 1.
     shares : tuple of float
@@ -56,8 +59,9 @@ class Recipe:
     seed : int
         From 0 to 2**64 - 1.
     tolerance : float
-        A context or target step that was not recorded may be replaced by the nearest recorded one
-        within `tolerance` times t.
+        A step that was not recorded may be replaced by the nearest recorded one within this
+        fraction: of t for a fraction of t or a horizon that is a ratio, of the longest look back
+        for values some steps back and windows, of the steps ahead for a horizon in steps.
     t_min, t_max : int, optional
         Bounds of t.
     t_distribution : {"uniform", "log"}
@@ -92,8 +96,8 @@ class Recipe:
     """
 
     samples: int
-    context: tuple[float, ...] = PAPER_CONTEXT
-    horizon: float = PAPER_HORIZON
+    context: tuple[Entry, ...] = PAPER_CONTEXT
+    horizon: Any = PAPER_HORIZON
     edges: tuple[float, ...] = (0.0, 0.5, 0.75, 1.0)
     shares: tuple[float, ...] = (0.5, 0.25, 0.25)
     seed: int = 0
@@ -111,12 +115,14 @@ class Recipe:
     shortfall: Shortfall = "error"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "context", Context.of(self.context).entries)
+        object.__setattr__(self, "horizon", plain(self.horizon))
         for name in _NUMBERS | _GLOBS:
             self._make_tuple(name)
         check_seed(self.seed)
         whole = _is_whole(self.samples) and 1 <= self.samples <= MOST_SAMPLES
         _require(whole, f"samples must be a whole number from 1 to {MOST_SAMPLES}", self.samples)
-        for name in ("horizon", "tolerance", "validation"):
+        for name in ("tolerance", "validation"):
             value = getattr(self, name)
             _require(isinstance(value, Real), f"{name} must be a number", value)
         for name in ("t_min", "t_max"):
@@ -125,7 +131,8 @@ class Recipe:
         if self.t_min is not None and self.t_max is not None:
             ordered = self.t_min <= self.t_max
             _require(ordered, "t_min must not be above t_max", (self.t_min, self.t_max))
-        check_context(self.context, self.horizon)
+        few = len(self.horizons) <= MOST_HORIZONS
+        _require(few, f"there can be {MOST_HORIZONS} horizons at most", len(self.horizons))
         few = len(self.shares) <= MOST_STRATA
         _require(few, f"there can be {MOST_STRATA} strata at most", len(self.shares))
         _require(0 <= self.tolerance < 1, "tolerance must be from 0 to 1", self.tolerance)
@@ -167,6 +174,16 @@ class Recipe:
             self.run_shares,
         )
 
+    @cached_property
+    def sees(self) -> Context:
+        """The context, read."""
+        return Context.of(self.context)
+
+    @property
+    def horizons(self) -> tuple[Horizon, ...]:
+        """The horizon or horizons, read."""
+        return horizons(self.horizon)
+
     def counts(self) -> list[int]:
         """Samples of each stratum: shares of `samples`, largest remainders rounded up."""
         return apportion(self.samples, self.shares)
@@ -192,13 +209,15 @@ class Recipe:
             for name, given in ((name, values[name]) for name in _NUMBERS & values.keys()):
                 _require(isinstance(given, list), f"{name} must be numbers", given)
                 values[name] = [float(v) if _is_whole(v) else v for v in given]
+            seen = values["context"]
+            _require(isinstance(seen, list), "context must be a list", seen)
             return cls(**values)
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise FormatError(f"{path} is damaged, its recipe: {error}") from error
 
 
 _CHOICES = {"t_distribution": Distribution, "validation_by": Unit, "shortfall": Shortfall}
-_NUMBERS = {"context", "edges", "shares", "run_shares"}
+_NUMBERS = {"edges", "shares", "run_shares"}
 _GLOBS = {"include", "exclude"}
 _SINCE_FORMAT_2 = {
     *_CHOICES,
@@ -214,12 +233,10 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def check_context(context: tuple[float, ...], horizon: float = PAPER_HORIZON) -> None:
-    """Check that a context falls from at most 1 to at least 0, and the horizon lies ahead of it."""
-    falling = all(a > b for a, b in itertools.pairwise(context))
-    ok = len(context) >= 1 and falling and context[0] == 1 and context[-1] >= 0
-    _require(ok, "context must be fractions of t that fall from 1 and stay above 0", context)
-    _require(math.isfinite(horizon) and horizon > 1, "horizon must be greater than 1", horizon)
+def check_context(context: tuple[Entry, ...], horizon: object = PAPER_HORIZON) -> None:
+    """Check a context and a horizon: `UsageError` if one breaks its rule."""
+    Context.of(context)
+    horizons(horizon)
 
 
 def context_steps(t: Any, fractions: tuple[float, ...]) -> Any:

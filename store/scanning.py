@@ -21,23 +21,37 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from weightcast.store.admissible import admissible
+from weightcast.store.admissible import Choices, admissible
+from weightcast.store.columns import points_of
 from weightcast.store.decoding import ChunkReader
 from weightcast.store.errors import FormatError, NonFiniteError
+from weightcast.store.facts import time_facts
+from weightcast.store.gathering import fill
 from weightcast.store.history import History
 from weightcast.store.planning import SamplingPlan
 from weightcast.store.radix import Bracket, Sparse, Tally, ordered_bits, sparse
 from weightcast.store.sampling import draw
 from weightcast.store.scratch import NewFile
 from weightcast.store.sources import ALL_KEYS, Source, digest, kept_dtype
+from weightcast.store.tensors import TensorFacts
 from weightcast.store.variation import variation
+from weightcast.store.windows import sums_of
 
 Int = npt.NDArray[np.int64]
 Small = npt.NDArray[np.int32]
 
 MOST_OPEN = 4  # histories that a worker process keeps open
-_open: OrderedDict[tuple[str, int], History] = OrderedDict()
+_open: OrderedDict[tuple[str, int], Opened] = OrderedDict()
 _turn = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A history that a process keeps open: what its weights' samples are drawn from, and facts."""
+
+    history: History
+    choices: Choices
+    tensors: TensorFacts
 
 
 @dataclass(frozen=True)
@@ -91,8 +105,8 @@ def scan(work: Work, index: int) -> Sparse:
     The files are ``variation``, shape (weights, draws), and ``kept``, ordered by weight and draw.
     """
     task, source = work.plan.tasks[index], work.source(index)
-    history = opened(work, source)
-    reader = ChunkReader(history.weights)
+    opened = open_source(work, source)
+    reader = ChunkReader(opened.history.weights)
     first_digit, tally = Bracket(candidate_bits(source), rank=0, size=1), Tally()
     least_key = ALL_KEYS if source.run in work.keep_all else source.least_key
     with (
@@ -101,7 +115,7 @@ def scan(work: Work, index: int) -> Sparse:
     ):
         for low in _cell_starts(task.low, task.high, source.chunks[0]):
             high = min((low // source.chunks[0] + 1) * source.chunks[0], task.high)
-            moved, found = _Cell(source, history, reader, low, high, least_key).scan()
+            moved, found = _Cell(source, opened, reader, low, high, least_key).scan()
             kept.write(found)
             variations.write(moved)
             tally.add(sparse(first_digit.counts([ordered_bits(moved)])))
@@ -118,7 +132,7 @@ class _Cell:
     """Weights of one row of chunks."""
 
     source: Source
-    history: History
+    opened: Opened
     reader: ChunkReader
     low: int
     high: int
@@ -133,24 +147,39 @@ class _Cell:
         )
         if len(local) < self.high - self.low:
             chosen, keys = chosen[:, local], keys[:, local]
-        t, rows = admissible(self.history.steps[: source.recorded], source.recipe)
+        choices = self.opened.choices
         which, of_draw = np.nonzero(_below(keys, self.least_key).T)
         choice = chosen[of_draw, which]
-        now, first, rest = self._values(local, rows[chosen, 0], which, rows[choice, 1:])
-        self._require_finite(now, local, t[chosen])
-        self._require_finite(first[None], local, np.full((1, len(local)), self.history.steps[0]))
+        rest = choices.rows(choice)[:, 1:]
+        now, first, others = self._values(local, choices.row[chosen], which, rest)
+        self._require_finite(now, local, choices.t[chosen])
+        self._require_finite(first[None], local, np.full((1, len(local)), choices.steps[0]))
+        moved = variation(now, np.broadcast_to(first, now.shape))
         found = np.empty(len(which), kept_dtype(source))
         found["weight"], found["draw"] = local[which] + self.low, of_draw
         found["choice"], found["key"] = choice, keys[of_draw, which]
-        values = found["values"]
-        values[:, 0], values[:, 1:-1], values[:, -1] = now[of_draw, which], rest, first[which]
-        moved = variation(now, np.broadcast_to(first, now.shape))
+        found["variation"], found["y"] = moved[of_draw, which], others[:, -1]
+        seen = [now[of_draw, which], *np.ascontiguousarray(others[:, :-1].T)]
+        self._see(found, seen)
         return np.ascontiguousarray(moved.T), found
 
-    def _values(self, local: Int, rows: Int, which: Int, rest: Int) -> tuple[Any, Any, Any]:
-        """w(t) [R, n], w(0) [n], and the rest of the kept samples [k, F]."""
+    def _see(self, found: npt.NDArray[Any], seen: list[npt.NDArray[Any]]) -> None:
+        """Compute the columns of kept samples, from the values [R, k] of the context's points."""
+        context, choices = self.opened.choices.context, self.opened.choices
+        values = dict(zip(context.points, seen, strict=True))
+        t, target = choices.t[found["choice"]], choices.target[found["choice"]]
+        facts = {**time_facts(t, target), **self.opened.tensors.of(found["weight"])}
+        with np.errstate(over="ignore", invalid="ignore"):  # refused later, where it is chosen
+            sums = {
+                w: sums_of(w, [values[p] for p in points_of(w)], spread=context.needs_spread(w))
+                for w in context.windows
+            }
+            fill(found["X"].T, context.rows(values, sums, facts))
+
+    def _values(self, local: Int, rows: Int, which: Int, rest: Small) -> tuple[Any, Any, Any]:
+        """w(t) [R, n], w(0) [n], and the other points and targets of the kept samples [k, R]."""
         weight = [np.broadcast_to(local, rows.shape).ravel(), local]
-        weight.append(np.repeat(local[which], rest.shape[1]))
+        weight.append(np.repeat(local[which].astype(np.int32), rest.shape[1]))
         row = [rows.ravel(), np.zeros_like(local), rest.ravel()]
         values = self._gather(_small(weight), _small(row))
         now, first, others = np.split(values, np.cumsum([rows.size, local.size]))
@@ -179,7 +208,7 @@ class _Cell:
     def _require_finite(self, values: npt.NDArray[Any], local: Int, step: Int) -> None:
         if not np.isfinite(values).all():
             draw_of, which = np.argwhere(~np.isfinite(values))[0]
-            refuse_non_finite(self.history, local[which] + self.low, step[draw_of, which])
+            refuse_non_finite(self.opened.history, local[which] + self.low, step[draw_of, which])
 
 
 def refuse_non_finite(history: History, weight: int, step: int) -> None:
@@ -191,7 +220,7 @@ def refuse_non_finite(history: History, weight: int, step: int) -> None:
     )
 
 
-def opened(work: Work, source: Source) -> History:
+def open_source(work: Work, source: Source) -> Opened:
     """The history of a source, kept open by this process for the tasks to come.
 
     Raises
@@ -208,11 +237,16 @@ def opened(work: Work, source: Source) -> History:
     history = History(place, storage_options=options)
     if len(history) < source.recorded or digest(history, source.recorded) != source.digest:
         raise FormatError(f"{source.path} was replaced after it was opened: start again")
+    found = Opened(
+        history,
+        admissible(history.steps[: source.recorded], source.recipe),
+        TensorFacts(history.parameters, source.recipe.sees, source.scales),
+    )
     with _turn:
-        _open[key] = history
+        _open[key] = found
         while len(_open) > MOST_OPEN:
             _open.popitem(last=False)
-    return history
+    return found
 
 
 def close_histories(work: Work) -> None:
@@ -222,7 +256,7 @@ def close_histories(work: Work) -> None:
             del _open[key]
 
 
-def _small(parts: list[Int]) -> Small:
+def _small(parts: list[Any]) -> Small:
     """One array of 32 bits, enough for places in a chunk and for rows, and half the memory."""
     return np.concatenate(parts, dtype=np.int32, casting="same_kind")
 

@@ -23,6 +23,7 @@ from weightcast.store.parameters import ParameterTable, matches
 from weightcast.store.recipe import Recipe
 from weightcast.store.remote import is_remote
 from weightcast.store.sampling import Quota, quota
+from weightcast.store.tensors import first_scales
 
 Int = npt.NDArray[np.int64]
 
@@ -49,7 +50,7 @@ class Source:
         The recipe, with the samples that this history gives.
     quota : Quota
     choices : int
-        Admissible steps t, M.
+        Admissible pairs of a step t and a horizon, M.
     parameters, selected : int
         Weights of the history, and those that are sampled from.
     spans : tuple of (int, int)
@@ -62,6 +63,10 @@ class Source:
         Only candidates with a smaller key can be chosen, almost surely; if not, all are kept.
     arguments : tuple
         What opens it again.
+    table : ParameterTable
+    scales : tuple of float
+        Of the fact ``scale``: one for each tensor, if the recipe's context asks for it; here, so
+        that no worker reads a whole snapshot.
     """
 
     run: int
@@ -79,6 +84,8 @@ class Source:
     dtype: str
     least_key: int
     arguments: tuple[Any, ...] = field(repr=False, compare=False)
+    table: ParameterTable = field(repr=False)
+    scales: tuple[float, ...] = field(default=(), repr=False)
 
     @property
     def candidates(self) -> int:
@@ -94,7 +101,7 @@ class Source:
     def points(self) -> float:
         """Values that are gathered for each weight, about."""
         share = self.least_key / ALL_KEYS
-        return 1 + self.quota.draws * (1 + share * len(self.recipe.context))
+        return 1 + self.quota.draws * (1 + share * len(self.recipe.sees.points))
 
     def chosen_weights(self, low: int, high: int) -> Int:
         """Selected weights of a range, as indices from `low`."""
@@ -120,15 +127,16 @@ def digest(history: History, recorded: int) -> str:
 
 
 def kept_dtype(source: Source) -> np.dtype[np.void]:
-    """A candidate that may be chosen: which it is, and its context, target and first value."""
-    width = len(source.recipe.context) + 2
+    """A candidate that may be chosen: which it is, its variation, and its columns and target."""
     return np.dtype(
         [
             ("weight", "i8"),
             ("draw", "i4"),
             ("choice", "i4"),
             ("key", "u8"),
-            ("values", source.dtype, (width,)),
+            ("variation", source.dtype),
+            ("y", source.dtype),
+            ("X", source.dtype, (len(source.recipe.context),)),
         ]
     )
 
@@ -148,19 +156,19 @@ def plan_source(history: History, recipe: Recipe, run: int, recorded: int | None
             f"parameters of {history.path}: 'weightcast info' lists them"
         )
     try:
-        t, rows = admissible(history.steps[:recorded], recipe)
-        given = quota(selected, len(t), recipe)
+        choices = admissible(history.steps[:recorded], recipe)
+        given = quota(selected, len(choices), recipe)
     except SamplingError as error:
         raise SamplingError(f"{history.path}: {error}") from error
     return Source(
         run=run,
         path=str(_absolute(history.path)),
         recorded=recorded,
-        touched=_touched(rows, recorded, int(history.weights.chunks[1])),
+        touched=_touched(choices.used(), recorded, int(history.weights.chunks[1])),
         digest=digest(history, recorded),
         recipe=recipe,
         quota=given,
-        choices=len(t),
+        choices=len(choices),
         parameters=history.parameters.size,
         selected=selected,
         spans=spans,
@@ -168,6 +176,8 @@ def plan_source(history: History, recipe: Recipe, run: int, recorded: int | None
         dtype=str(history.weights.dtype),
         least_key=_least_key(given),
         arguments=(_absolute(history.arguments[0]), history.arguments[1]),
+        table=history.parameters,
+        scales=first_scales(history) if "scale" in recipe.sees.facts else (),
     )
 
 
@@ -177,7 +187,7 @@ def _absolute(place: Any) -> Any:
 
 
 def _touched(rows: Int, recorded: int, block: int) -> int:
-    starts = np.unique(np.append(rows, 0) // block) * block
+    starts = np.unique(rows // block) * block
     return int((np.minimum(starts + block, recorded) - starts).sum())
 
 

@@ -26,8 +26,18 @@ COLOURS: dict[Measure, str] = {"change": "#3465a4", "deviation": "#d9741a"}
 THIRDS = {"lower third": "#8aa6c8", "middle third": "#5b86bd", "upper third": "#1f4e8c"}
 
 
-def check_picture(path: str | Path, *, overwrite: bool = False, history: History) -> Path:
+def check_picture(
+    path: str | Path, *, overwrite: bool = False, inputs: Sequence[str | Path] = ()
+) -> Path:
     """Find out, before any work that ends in a picture, that it can be drawn and written.
+
+    Parameters
+    ----------
+    path : str or Path
+    overwrite : bool
+        Accept a file that is there.
+    inputs : sequence of str or Path
+        What the picture must not replace.
 
     Raises
     ------
@@ -40,7 +50,7 @@ def check_picture(path: str | Path, *, overwrite: bool = False, history: History
     """
     if Path(path).suffix not in SUFFIXES:
         raise UsageError(f"a picture must be called {', '.join(SUFFIXES)}: got {path}")
-    refuse_existing(path, overwrite=overwrite, kind="file", inputs=[history.path])
+    refuse_existing(path, overwrite=overwrite, kind="file", inputs=inputs)
     check_writable(Path(path))
     require_matplotlib()
     return Path(path)
@@ -71,7 +81,7 @@ def save_variation_figure(
     -----
     After figures 1 to 9 of Sinha et al. 2017.
     """
-    check_picture(path, overwrite=overwrite, history=history)
+    check_picture(path, overwrite=overwrite, inputs=[history.path])
     figure = draw_figure(report, history)
     with replacing(path, new=not overwrite) as temporary:
         figure.savefig(temporary, dpi=150)

@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from weightcast.store.admissible import admissible
 from weightcast.store.choosing import Stage
 from weightcast.store.dataset_format import chunk_file, columns
-from weightcast.store.scanning import opened, refuse_non_finite
+from weightcast.store.scanning import open_source, refuse_non_finite
 from weightcast.store.sources import Source
 from weightcast.store.split import held_out_runs, held_out_weights
-from weightcast.store.variation import variation
 
 
 def write_rows(stage: Stage, index: int, first: int) -> None:
@@ -23,21 +21,24 @@ def write_rows(stage: Stage, index: int, first: int) -> None:
     kept, strata = kept[chosen], strata[chosen]
     if not len(kept):
         return
-    history = opened(work, source)
-    t, _ = admissible(history.steps[: source.recorded], source.recipe)
-    values, step = kept["values"], t[kept["choice"]]
-    if not np.isfinite(values).all():
-        bad = np.argwhere(~np.isfinite(values))[0, 0]
-        refuse_non_finite(history, kept["weight"][bad], step[bad])
+    opened = open_source(work, source)
+    choices, choice = opened.choices, kept["choice"]
+    step = choices.t[choice]
+    good = np.isfinite(kept["X"]).all(axis=1) & np.isfinite(kept["y"])
+    if not good.all():
+        bad = int(np.argmin(good))
+        refuse_non_finite(opened.history, kept["weight"][bad], step[bad])
     parts = {
-        "X": values[:, :-2],
-        "y": values[:, -2],
+        "X": kept["X"],
+        "y": kept["y"],
         "parameter": kept["weight"],
         "step": step,
         "stratum": strata,
-        "variation": variation(values[:, 0], values[:, -1]),
+        "variation": kept["variation"],
         "run": np.full(len(kept), source.run),
         "validation": _held_out(source, kept["weight"], len(plan.sources)),
+        "target": choices.target[choice],
+        "horizon": choices.horizon[choice],
     }
     for column in columns(plan.dtype, len(plan.recipe.context)):
         # Not through a mapping: on a full disk, that kills the process.

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from store_reference import (
     Drawn,
     Recorded,
+    assert_seen,
     reference_admissible,
     reference_dataset,
     same_bits,
@@ -34,6 +35,9 @@ CONTEXTS = [
     {"context": (1.0, 0.5), "horizon": 1.5, "tolerance": 0.3},
     {"context": (1.0,), "horizon": 3.0, "tolerance": 0.0},
 ]
+WINDOWS = ["mean:4/2", "slope:4/2", "spread:4/2", "slope:3/1", "spread:6/3", "mean:1/1"]
+FACTS = ["scale", "size", "fan-in", "dims", "step", "ahead", "ratio"]
+HORIZONS = [2.0, 1.5, "+3", (2.0, "+3"), ("+1", 1.5, "+4")]
 STRATA = [
     {"edges": (0.0, 0.5, 0.75, 1.0), "shares": (0.5, 0.25, 0.25)},
     {"edges": (0.0, 1.0), "shares": (1.0,)},
@@ -50,6 +54,27 @@ GLOBS: list[dict[str, Any]] = [
 
 
 @st.composite
+def contexts(draw: st.DrawFn) -> tuple[Any, ...]:
+    """Contexts of past values, statistics of windows and facts, the groups in any order."""
+    fractions = draw(st.sampled_from([(), (1.0,), (1.0, 0.7, 0.4, 0.0), (1.0, 0.5)]))
+    back = sorted(draw(st.sets(st.integers(1, 6), max_size=2)))
+    windows = draw(st.lists(st.sampled_from(WINDOWS), unique=True, max_size=4))
+    facts = draw(st.lists(st.sampled_from(FACTS), unique=True, max_size=3))
+    groups = draw(st.permutations([fractions, [f"t-{n}" for n in back], windows, facts]))
+    entries = tuple(entry for group in groups for entry in group)
+    assume(entries)
+    return entries
+
+
+def rich() -> st.SearchStrategy[dict[str, Any]]:
+    """Contexts, horizons and tolerances of any kind."""
+    tolerance = st.sampled_from([0.0, 0.3])
+    return st.fixed_dictionaries(
+        {"context": contexts(), "horizon": st.sampled_from(HORIZONS), "tolerance": tolerance}
+    )
+
+
+@st.composite
 def strata(draw: st.DrawFn) -> dict[str, tuple[float, ...]]:
     """Edges and shares; some shares are zero."""
     inner = draw(st.lists(st.floats(0.01, 0.99), unique=True, max_size=3))
@@ -61,11 +86,14 @@ def strata(draw: st.DrawFn) -> dict[str, tuple[float, ...]]:
 
 @st.composite
 def models(draw: st.DrawFn) -> ParameterTable:
-    """Vectors of a few weights, empty ones among them; mostly one weight at least."""
+    """Tensors of a few weights, empty ones among them; mostly one weight at least."""
     sizes = draw(st.lists(st.integers(0, 5), min_size=1, max_size=len(NAMES)))
     sizes[0] = sizes[0] or 1
-    named = zip(NAMES, sizes, strict=False)
-    return ParameterTable.of((name, (size,), "float32", "weight") for name, size in named)
+    deep = draw(st.booleans())
+    shapes = [(size, 1, 2) if deep and not i else (size,) for i, size in enumerate(sizes)]
+    kinds: Any = ["bias" if name.endswith("bias") else "weight" for name in NAMES]
+    rows = zip(NAMES, shapes, kinds, strict=False)
+    return ParameterTable.of((name, shape, "float32", kind) for name, shape, kind in rows)
 
 
 @st.composite
@@ -93,7 +121,7 @@ def recipes(draw: st.DrawFn, histories: Sequence[Recorded]) -> Recipe:
     """Recipes that mostly fit the histories."""
     last = min(recorded.steps[-1] for recorded in histories)
     options: dict[str, Any] = {
-        **draw(st.sampled_from(CONTEXTS)),
+        **draw(st.sampled_from(CONTEXTS) | rich()),
         **draw(st.sampled_from(STRATA) | strata()),
         **draw(st.sampled_from(GLOBS)),
         "t_min": draw(st.sampled_from([None, None, last // 6, last // 4])),
@@ -145,7 +173,12 @@ def assert_reference(
     dtype = np.result_type(*(recorded.weights for recorded in histories))
     assert len(dataset) == len(expected)
     assert dataset.recipe == recipe
-    assert same_bits(dataset.X, np.array([s.x for s in expected], dtype))
+    assert dataset.X.dtype == dtype
+    for run, (recorded, one) in enumerate(zip(histories, drawn, strict=True)):
+        seen = dataset.X[dataset.run == run]
+        own = seen.astype(recorded.weights.dtype)  # a history's columns are of its own precision
+        assert np.array_equal(own, seen)
+        assert_seen(own, np.array([s.x for s in one.samples]), recipe.context)
     assert same_bits(dataset.y, np.array([s.y for s in expected], dtype))
     assert same_bits(dataset.parameter, np.array([s.parameter for s in expected]))
     assert same_bits(dataset.step, np.array([s.step for s in expected]))
@@ -153,6 +186,14 @@ def assert_reference(
     assert same_bits(dataset.variation, np.array([s.variation for s in expected], dtype))
     assert same_bits(dataset.run, np.array([s.run for s in expected], np.int32))
     assert same_bits(dataset.validation, np.array([s.validation for s in expected]))
+    assert same_bits(dataset.target, np.array([s.target for s in expected]))
+    assert same_bits(dataset.horizon, np.array([s.horizon for s in expected], np.int8))
+    assert dataset.tables == tuple(recorded.table for recorded in histories)
+    kinds = [
+        next(p.kind for p in histories[s.run].table if p.offset <= s.parameter < p.stop)
+        for s in expected
+    ]
+    assert dataset.kinds().tolist() == kinds
     for origin, one, recorded in zip(dataset.origins, drawn, histories, strict=True):
         assert origin.recorded == len(recorded.steps)
         assert origin.draws == one.draws

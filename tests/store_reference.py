@@ -7,6 +7,7 @@ Python object, and strata come from ``sorted``.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -170,25 +171,170 @@ def killed_after(changes: int) -> Iterator[list[str]]:
         yield seen
 
 
-def reference_admissible(steps: Sequence[int], recipe: Recipe) -> list[tuple[int, list[int]]]:
-    """Steps t that may be drawn, and the rows of their context and target."""
-    found = []
-    for t in steps:
-        if t < (1 if recipe.t_min is None else recipe.t_min):
-            continue
-        if recipe.t_max is not None and t > recipe.t_max:
-            continue
-        rows = []
-        for fraction in (*recipe.context, recipe.horizon):
-            wanted = math.floor(t * fraction + 0.5)
-            row = nearest(steps, wanted)
-            if abs(steps[row] - wanted) <= recipe.tolerance * t:
-                rows.append(row)
-        if len(rows) == len(recipe.context) + 1 == len(set(rows)):
-            found.append((t, rows))
-    if recipe.t_distribution == "log" and found:
-        return log_spaced(found)
+@dataclass(frozen=True)
+class Choice:
+    """A step t and a horizon that may be drawn."""
+
+    t: int
+    horizon: int
+    target: int  # the recorded step
+    rows: list[int]  # of the context's points, then of the target
+
+
+Point = tuple[float, int]  # a fraction of t, less some steps
+
+
+@functools.cache
+def entries_of(context: tuple[Any, ...]) -> list[tuple[str, Any]]:
+    """Entries of a context as (what it is, its numbers), read apart from `weightcast.store`."""
+    found: list[tuple[str, Any]] = []
+    for entry in context:
+        if not isinstance(entry, str):
+            found.append(("value", (float(entry), 0)))
+        elif entry.startswith("t-"):
+            found.append(("value", (1.0, int(entry[2:]))))
+        elif ":" in entry:
+            kind, _, size = entry.partition(":")
+            steps, stride = map(int, size.split("/"))
+            found.append((kind, [(1.0, back) for back in range(steps, -1, -stride)]))
+        else:
+            found.append((entry, None))
     return found
+
+
+@functools.cache
+def points_in_order(context: tuple[Any, ...]) -> list[Point]:
+    """The weight at t, past values, and the values of windows from the earliest on; each once."""
+    entries = entries_of(context)
+    values = [numbers for kind, numbers in entries if kind == "value"]
+    windows = [numbers for kind, numbers in entries if kind in STATISTICS]
+    return list(dict.fromkeys([(1.0, 0), *values, *itertools.chain(*windows)]))
+
+
+STATISTICS = ("mean", "slope", "spread")
+
+
+def wanted_step(t: int, point: Point) -> int:
+    return math.floor(t * point[0] + 0.5) - point[1]
+
+
+def context_row(steps: Sequence[int], t: int, point: Point, within: float) -> int | None:
+    """Row of a point's step, if one that is near enough is recorded."""
+    wanted = wanted_step(t, point)
+    row = nearest(steps, wanted)
+    beyond = point[1] > 0 and wanted < steps[0]
+    return None if beyond or abs(steps[row] - wanted) > within else row
+
+
+def context_rows(steps: Sequence[int], t: int, recipe: Recipe) -> list[int] | None:
+    """Rows of a context's points, or None if they are not all recorded and distinct."""
+    points = points_in_order(recipe.context)
+    reach = max(back for _, back in points)
+    rows = {}
+    for point in points:
+        row = context_row(steps, t, point, recipe.tolerance * (reach if point[1] else t))
+        if row is None:
+            return None
+        rows[point] = row
+    values = [numbers for kind, numbers in entries_of(recipe.context) if kind == "value"]
+    series = [numbers for kind, numbers in entries_of(recipe.context) if kind in STATISTICS]
+    series.append([(1.0, 0), *(p for p in values if p[1])][::-1])
+    series.append([p for p in values if not p[1]][::-1])
+    for rising in series:
+        if any(rows[a] >= rows[b] for a, b in itertools.pairwise(rising)):
+            return None
+    return list(rows.values())
+
+
+def reference_admissible(steps: Sequence[int], recipe: Recipe) -> list[Choice]:
+    """Pairs of a step t and a horizon that may be drawn; none if a horizon has none."""
+    found = []
+    rows_of = functools.cache(lambda t: context_rows(steps, t, recipe))
+    given = recipe.horizon if isinstance(recipe.horizon, tuple) else (recipe.horizon,)
+    for index, horizon in enumerate(given):
+        of_horizon = []
+        for t in steps:
+            if t < max(1, 1 if recipe.t_min is None else recipe.t_min):
+                continue
+            if recipe.t_max is not None and t > recipe.t_max:
+                continue
+            if isinstance(horizon, str):
+                wanted, within = t + int(horizon), recipe.tolerance * int(horizon)
+            else:
+                wanted, within = math.floor(t * horizon + 0.5), recipe.tolerance * t
+            rows, target = rows_of(t), nearest(steps, wanted)
+            if rows is None or abs(steps[target] - wanted) > within or target <= rows[0]:
+                continue
+            of_horizon.append(Choice(t, index, steps[target], [*rows, target]))
+        if not of_horizon:
+            return []
+        found += log_spaced(of_horizon) if recipe.t_distribution == "log" else of_horizon
+    return found
+
+
+def reference_seen(
+    recorded: Recorded,
+    weight: int,
+    t: int,
+    target: int,
+    context: tuple[Any, ...],
+    rows: Sequence[int],
+) -> list[float]:
+    """What a context sees of a weight: lines fitted by `numpy.polyfit`, all in float64.
+
+    `rows` are those of its points, and maybe others after them.
+    """
+    row = dict(zip(points_in_order(context), rows, strict=False))
+    tensor = next(p for p in recorded.table if p.offset <= weight < p.stop)
+    first = recorded.weights[0, tensor.offset : tensor.stop].astype(float)
+
+    def value(point: Point) -> float:
+        return float(recorded.weights[row[point], weight])
+
+    seen = []
+    for kind, numbers in entries_of(context):
+        if kind == "value":
+            seen.append(value(numbers))
+        elif kind in STATISTICS:
+            w, x = np.array([value(point) for point in numbers]), np.arange(len(numbers))
+            line = np.polyfit(x, w - w[0], 1)
+            left = w - w[0] - np.polyval(line, x)
+            fitted = (w.mean(), line[0] * x[-1], math.sqrt((left**2).mean()))
+            seen.append(float(fitted[STATISTICS.index(kind)]))
+        else:
+            facts = {
+                "scale": math.sqrt((first**2).mean()),
+                "size": tensor.size,
+                "fan-in": math.prod(tensor.shape[1:]),
+                "dims": len(tensor.shape),
+                "step": t,
+                "ahead": target - t,
+                "ratio": target / t,
+            }
+            seen.append(facts[kind])
+    return seen
+
+
+def assert_seen(found: np.ndarray, expected: np.ndarray, context: tuple[Any, ...]) -> None:
+    """Columns [N, F] are those of the reference: past values exactly, others to their precision."""
+    assert found.shape == expected.shape
+    eps = float(np.finfo(found.dtype).eps)
+    size = np.abs(expected).max(initial=1.0)  # of the weights: slopes that cancel have their error
+    for f, (kind, _) in enumerate(entries_of(context)):
+        exact = expected[:, f].astype(found.dtype)
+        if kind == "spread":  # a root of a difference: half of the digits
+            assert np.abs(found[:, f] - exact).max() <= 8 * math.sqrt(eps) * size
+        elif kind in STATISTICS:
+            assert np.abs(found[:, f] - exact).max() <= 64 * eps * size
+        elif kind == "scale":
+            np.testing.assert_allclose(found[:, f], exact, rtol=4 * eps)
+        else:
+            assert same_values(found[:, f], exact), kind
+
+
+def same_values(a: np.ndarray, b: np.ndarray) -> bool:
+    """The same bits, of arrays whose rows may lie apart in memory."""
+    return same_bits(np.ascontiguousarray(a), np.ascontiguousarray(b))
 
 
 def nearest(steps: Sequence[int], wanted: float) -> int:
@@ -196,9 +342,9 @@ def nearest(steps: Sequence[int], wanted: float) -> int:
     return min(range(len(steps)), key=lambda row: (abs(steps[row] - wanted), row))
 
 
-def log_spaced(found: list[tuple[int, list[int]]]) -> list[tuple[int, list[int]]]:
+def log_spaced(found: list[Choice]) -> list[Choice]:
     """Those nearest to a geometric grid from the first to the last, of 32 points an octave."""
-    steps = [t for t, _ in found]
+    steps = [choice.t for choice in found]
     points = math.ceil(32 * math.log2(steps[-1] / steps[0])) + 1
     grid = np.geomspace(steps[0], steps[-1], points).tolist()
     return [found[i] for i in sorted({nearest(steps, point) for point in grid})]
@@ -282,8 +428,10 @@ class Candidate:
     t: int
     key: int
     variation: Any
-    x: list[Any]
+    x: list[float]
     y: Any
+    target: int
+    horizon: int
     first: Any  # w(0)
 
 
@@ -296,9 +444,11 @@ class Sample:
     step: int
     stratum: int
     variation: Any
-    x: list[Any]
+    x: list[float]
     y: Any
     validation: bool
+    target: int
+    horizon: int
 
 
 @dataclass(frozen=True)
@@ -334,9 +484,12 @@ def reference_candidates(recorded: Recorded, recipe: Recipe, run: int = 0) -> li
     w, found = recorded.weights, []
     for r, weight in itertools.product(range(draws or 0), everyone):
         chosen, key = reference_draw(recipe.seed, weight, r, len(choices), run)
-        t, rows = choices[chosen]
-        *x, y = (w[row, weight] for row in rows)
-        found.append(Candidate(weight, r, t, key, abs(x[0] - w[0, weight]), x, y, w[0, weight]))
+        choice = choices[chosen]
+        now, y = w[choice.rows[0], weight], w[choice.rows[-1], weight]
+        x = reference_seen(recorded, weight, choice.t, choice.target, recipe.context, choice.rows)
+        moved = abs(now - w[0, weight])
+        of_choice = choice.target, choice.horizon, w[0, weight]
+        found.append(Candidate(weight, r, choice.t, key, moved, x, y, *of_choice))
     return found
 
 
@@ -358,7 +511,8 @@ def reference_run(recorded: Recorded, recipe: Recipe, run: int, runs: int) -> Dr
         by_key = sorted(ranked[low:high], key=lambda c: (c.key, number[id(c)]))
         for c in by_key[:count]:
             held = reference_held_out(recipe, run, runs, c.weight)
-            sample = Sample(run, c.weight, c.t, stratum, c.variation, c.x, c.y, held)
+            ahead = c.target, c.horizon
+            sample = Sample(run, c.weight, c.t, stratum, c.variation, c.x, c.y, held, *ahead)
             samples.append(((c.weight, c.r), sample))
         given.append(len(by_key[:count]))
         last = ranked[high - 1].variation if 0 < high < len(ranked) else None

@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from store_reference import points_in_order, wanted_step
 
 from weightcast.recorder import (
     Dense,
@@ -19,18 +20,23 @@ from weightcast.recorder import (
     Union,
     parse_schedule,
 )
-from weightcast.store import UsageError, context_steps
+from weightcast.store import Context, UsageError, context_steps
 from weightcast.store.recipe import PAPER_CONTEXT
 
 LAST = 2000  # membership is compared on the steps 0 to LAST
 
 SOME_STEPS = st.lists(st.integers(1, LAST), min_size=1, max_size=6)
 CONTEXTS = st.sampled_from([PAPER_CONTEXT, (1.0, 0.5, 0.0), (1.0, 0.9, 0.8, 0.3)])
+WINDOWS = st.sampled_from(["t-7,t-9", "1,0.5,slope:40/4,ahead", "mean:6/3,spread:10/1,scale"])
 EVERY = st.builds(Every, st.integers(1, 300))
 LOG = st.builds(Log, st.integers(1, 60))
 DENSE = st.builds(Dense, st.integers(1, LAST))
 STEPS = st.builds(Steps.of, SOME_STEPS)
-JUMP = st.builds(Jump, SOME_STEPS.map(tuple), CONTEXTS)
+JUMP = st.builds(Jump, SOME_STEPS.map(tuple), CONTEXTS) | st.builds(
+    Jump,
+    st.lists(st.integers(40, LAST), min_size=1, max_size=6).map(tuple),
+    WINDOWS.map(lambda text: Context.of(text).entries),
+)
 PARTS = st.one_of(EVERY, LOG, DENSE, STEPS, JUMP)
 UNIONS = st.builds(Union, st.lists(PARTS, min_size=2, max_size=4).map(tuple))
 
@@ -47,7 +53,7 @@ def enumerated(schedule: Schedule) -> set[int]:
         case Log(per_decade):
             steps = log_spaced(per_decade)
         case Jump(points, context):
-            steps = {int(step) for t in points for step in context_steps(t, context)}
+            steps = {wanted_step(t, point) for t in points for point in points_in_order(context)}
         case Union(parts):
             steps = set().union(*(enumerated(part) for part in parts))
         case _:
@@ -108,6 +114,8 @@ def test_jump_has_exactly_the_context_of_its_points(
         ("jump:10", [0, 4, 7, 10]),
         ("jump:10,5", [0, 2, 4, 5, 7, 10]),
         ("jump:10,4@1,0.5,0", [0, 2, 4, 5, 10]),
+        ("jump:10,12@slope:4/2,mean:4/2", [0, 6, 8, 10, 12]),
+        ("jump:9@last:3/2,ahead", [0, 5, 7, 9]),
         (" dense:2 + steps:5, 9 ", [0, 1, 2, 5, 9]),
         ("every:6+every:4", [0, 4, 6, 8, 12]),
     ],
@@ -147,6 +155,9 @@ def test_texts_mean_what_the_help_says(text: str, steps: list[int]) -> None:
         "jump:10@",
         "jump:10@half",
         "jump:10@0.5,1",
+        "jump:10@slope:12/4",
+        "jump:10,300@t-11",
+        "jump:10@mean:4/3",
     ],
 )
 def test_bad_texts_get_one_line(text: str) -> None:

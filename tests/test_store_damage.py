@@ -381,7 +381,9 @@ def test_any_attributes_of_a_dataset_open_or_are_refused(
     def use() -> None:
         opened = Dataset(fuzzed_dataset)
         assert opened.X.shape == (len(opened), len(opened.recipe.context))
-        assert opened.y.shape == (len(opened),)
+        assert opened.y.shape == opened.target.shape == (len(opened),)
+        assert opened.inputs(opened.recipe.context) is opened.X
+        opened.kinds()
         repr(opened)
         describe_dataset(opened)
 
@@ -390,6 +392,7 @@ def test_any_attributes_of_a_dataset_open_or_are_refused(
 
 
 ARRAYS = ["X", "y", "parameter", "step", "stratum", "variation", "run", "validation"]
+ARRAYS += ["target", "horizon"]
 
 
 def chunk_of(dataset: Path, array: str) -> Path:
@@ -420,7 +423,7 @@ def with_samples(document: Any, samples: int) -> None:
 
 
 DATASET_HEADERS: dict[str, tuple[Damage, str]] = {
-    "newer format": (header(lambda h: h.update(dataset_format=3)), "upgrade"),
+    "newer format": (header(lambda h: h.update(dataset_format=4)), "upgrade"),
     "no format": (header(lambda h: h.pop("dataset_format")), "format"),
     "no recipe": (header(lambda h: h.pop("recipe")), "dataset build"),
     "recipe as list": (header(lambda h: h.update(recipe=[])), "recipe"),
@@ -443,6 +446,14 @@ DATASET_HEADERS: dict[str, tuple[Damage, str]] = {
     "a count as text": (header(lambda h: h["origins"][0].update(ties="000")), "'0'"),
     "wrong shares": (header(lambda h: h["recipe"].update(shares=[1.0])), "shares"),
     "dtype": (header(lambda h: h.update(dtype="float16")), "float16"),
+    "no tables": (header(lambda h: h.pop("tables")), "tables"),
+    "tables as number": (header(lambda h: h.update(tables=5)), "damaged"),
+    "another table": (header(lambda h: h["origins"][0].update(table=1)), "index"),
+    "table as text": (header(lambda h: h["origins"][0].update(table="0")), "'0'"),
+    "a table with a gap": (header(lambda h: h["tables"][0][0].update(offset=3)), "contiguous"),
+    "context of another kind": (header(lambda h: h["recipe"].update(context=["w"])), "'w'"),
+    "an empty window": (header(lambda h: h["recipe"].update(context=["mean:0/0"])), "window"),
+    "horizon behind": (header(lambda h: h["recipe"].update(horizon=["+0"])), "horizon"),
 }
 
 
@@ -452,6 +463,18 @@ def test_a_wrong_header_of_a_dataset_is_refused(dataset: Path, case: str) -> Non
     damage(dataset)
     with refuses(FormatError, dataset, word):
         Dataset(dataset)
+
+
+@pytest.mark.parametrize("array", ["parameter", "run"])
+@pytest.mark.parametrize("value", [-1, 1 << 30])
+def test_samples_of_no_weight_have_no_kind(dataset: Path, array: str, value: int) -> None:
+    chunk = chunk_of(dataset, array)
+    dtype = "<i8" if array == "parameter" else "<i4"
+    values = np.fromfile(chunk, dtype)
+    values[-1 if value > 0 else 0] = value
+    values.tofile(chunk)
+    with refuses(FormatError, dataset, f"{array}s must be from 0"):
+        Dataset(dataset).kinds()
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,10 @@ from weightcast.store import (
     build_dataset,
     open_stored,
     plan_sampling,
+    rebuild_dataset,
 )
 from weightcast.store.keyed import words
+from weightcast.store.tensors import first_scales
 
 
 @settings(max_examples=30, deadline=None)
@@ -136,6 +138,109 @@ def test_schedulers_and_workers_do_not_change_a_byte(
     path = tmp_path / "data.zarr"
     build_dataset(history, path, 300, scheduler=scheduler, workers=workers)
     assert files(path) == expected
+
+
+RICH: dict[str, Any] = {
+    "context": "1,0.5,t-3,mean:4/2,slope:4/2,spread:4/2,slope:6/1,scale,size,ahead",
+    "horizon": (1.5, "+4"),
+}
+
+
+@pytest.fixture(scope="module")
+def rich(tied: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a dataset of windows, facts and two horizons."""
+    folder = tmp_path_factory.mktemp("rich")
+    build_dataset(tied[0], folder / "data.zarr", 300, scheduler="synchronous", **RICH)
+    return files(folder / "data.zarr")
+
+
+@pytest.mark.parametrize(("block", "width"), [(1, 23), (7, 1), (60, 22)])
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
+def test_windows_do_not_depend_on_chunks_and_workers(
+    tmp_path: Path, tied: Any, rich: Any, block: int, width: int, scheduler: Any
+) -> None:
+    _, recorded, _ = tied
+    history = recorded.write(tmp_path / "run.zarr", block=block, width=width)
+    path = tmp_path / "data.zarr"
+    dataset = build_dataset(history, path, 300, scheduler=scheduler, workers=2, **RICH)
+    assert files(path) == rich
+    rebuild_dataset(dataset, tmp_path / "again.zarr")
+    assert files(tmp_path / "again.zarr") == rich
+
+
+def test_scales_do_not_depend_on_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor on where a block of the sum ends within tensors, but for what float64 rounds."""
+    shapes = [("a", (5, 3)), ("empty", (0, 3)), ("s", ()), ("b", (4,))]
+    table = ParameterTable.of((name, shape, "float32", "weight") for name, shape in shapes)
+    recorded = Recorded(table, [0, 1], wandering(20, 2).weights)
+    first = np.split(recorded.weights[0].astype(float), [15, 15, 16])
+    expected = [np.sqrt(np.square(w).mean()) if len(w) else 0.0 for w in first]
+    histories = [
+        History(recorded.write(tmp_path / f"{width}.zarr", width=width)) for width in (3, 20)
+    ]
+    assert first_scales(histories[0]) == first_scales(histories[1])
+    np.testing.assert_allclose(first_scales(histories[0]), expected, rtol=1e-12)
+    monkeypatch.setattr("weightcast.store.tensors.SCALE_BLOCK", 4)
+    np.testing.assert_allclose(first_scales(histories[0]), expected, rtol=1e-12)
+
+
+def test_inputs_are_the_columns_of_a_context(tmp_path: Path, tied: Any) -> None:
+    dataset = build_dataset(tied[0], tmp_path / "data.zarr", 300, **RICH)
+    assert dataset.inputs(RICH["context"]) is dataset.X
+    part = dataset.inputs("t-3,mean:4/2")  # side by side: no copy
+    assert isinstance(part, np.memmap)
+    assert np.array_equal(part, dataset.X[:, 2:4])
+    assert np.array_equal(dataset.inputs(("ahead", 1.0)), dataset.X[:, [9, 0]])
+    ahead = dataset.target - dataset.step
+    assert np.array_equal(dataset.inputs("ahead")[:, 0], ahead)
+    assert set(ahead[dataset.horizon == 1].tolist()) == {4}
+    with refuses(UsageError, "has no t-4", "--context"):
+        dataset.inputs("1,t-4")
+
+
+def test_samples_of_several_horizons_are_those_of_each(tmp_path: Path, tied: Any) -> None:
+    """All that exist are drawn: each horizon's are what it gives alone."""
+    history, _, _ = tied
+    alone = set()
+    for index, horizon in enumerate(RICH["horizon"]):
+        most = 23 * plan_sampling(History(history), Recipe(1, horizon=horizon)).sources[0].choices
+        one = build_dataset(history, tmp_path / f"{index}.zarr", most, horizon=horizon, **ALL)
+        ends = zip(one.parameter.tolist(), one.step.tolist(), one.target.tolist(), strict=True)
+        alone |= {(index, *end) for end in ends}
+    both = build_dataset(
+        history, tmp_path / "both.zarr", len(alone), horizon=RICH["horizon"], **ALL
+    )
+    columns = (both.horizon, both.parameter, both.step, both.target)
+    assert set(zip(*(c.tolist() for c in columns), strict=True)) == alone
+
+
+ALL: dict[str, Any] = {"edges": (0.0, 1.0), "shares": (1.0,)}
+
+
+@pytest.mark.parametrize("row", [8, 30])  # of windows alone, and of a target
+@pytest.mark.parametrize("entry", ["mean:8/2", "slope:8/2", "spread:8/2"])
+def test_what_a_window_reads_must_be_finite(tmp_path: Path, row: int, entry: str) -> None:
+    walk = wandering(6, 41)
+    walk.weights[row, 4] = np.inf
+    history = walk.write(tmp_path / "run.zarr")
+    bounds = {"t_min": 10, "t_max": 20}
+    with refuses(NonFiniteError, "w[4]", history):
+        build_dataset(history, tmp_path / "d.zarr", 6 * 11, context=entry, **bounds, **ALL)
+
+
+def test_a_history_too_sparse_for_a_window_is_told_what_it_needs(tmp_path: Path) -> None:
+    walk = wandering(3, 20)
+    history = Recorded(walk.table, list(range(0, 200, 10)), walk.weights).write(tmp_path / "r.zarr")
+    with refuses(SamplingError, history, "every 2 steps from t-8 to t", "shorter ones", "2t"):
+        build_dataset(history, tmp_path / "d.zarr", 5, context="1,slope:8/2")
+    with refuses(SamplingError, "every 10 steps from t-300 to t", "record more steps"):
+        build_dataset(history, tmp_path / "d.zarr", 5, context="1,slope:300/10")
+    assert left_in(tmp_path) == ["r.zarr"]
+
+
+def test_too_many_horizons_are_refused(tmp_path: Path, tied: Any) -> None:
+    with refuses(UsageError, "127 horizons", 128):
+        build_dataset(tied[0], tmp_path / "d.zarr", 5, horizon=[f"+{n}" for n in range(1, 129)])
 
 
 def test_another_seed_draws_other_samples(tmp_path: Path, tied: Any) -> None:
@@ -390,6 +495,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 ARRAYS = ["X", "y", "parameter", "step", "stratum", "variation", "run", "validation"]
+ARRAYS += ["target", "horizon"]
 
 
 @pytest.mark.parametrize("name", ARRAYS)

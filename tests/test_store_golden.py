@@ -53,8 +53,14 @@ def dataset() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def dataset_v2(folder: Path) -> Dataset:
-    return Dataset(folder / "dataset-v2.zarr")
+def dataset_v2() -> Dataset:
+    """Nothing writes it any more, either."""
+    return Dataset(GOLDEN / "dataset-v2.zarr")
+
+
+@pytest.fixture(scope="module")
+def dataset_v3(folder: Path) -> Dataset:
+    return Dataset(folder / "dataset-v3.zarr")
 
 
 def float32(rows: list[object]) -> np.ndarray:
@@ -203,6 +209,10 @@ def test_samples_of_dataset_v1(dataset: Dataset) -> None:
     assert same_bits(
         np.array(dataset.variation), float32([1.0, 0.5625, 0.75, 1.0625, 1.25, 0.1875, 1.1875, 0.0])
     )
+    assert same_bits(dataset.target, 2 * np.array(dataset.step))
+    assert same_bits(np.array(dataset.horizon), np.zeros(8, np.int8))
+    assert dataset.tables is None
+    assert dataset.kinds() is None
     assert same_bits(np.array(dataset.run), np.zeros(8, np.int32))
     assert same_bits(np.array(dataset.validation), np.zeros(8, bool))
 
@@ -274,8 +284,8 @@ def test_samples_of_dataset_v2(dataset_v2: Dataset) -> None:
         assert same_bits(np.array(getattr(dataset_v2, name)), values), name
 
 
-def test_layout_of_dataset_v2(folder: Path) -> None:
-    group = zarr.open_group(folder / "dataset-v2.zarr", mode="r")
+def test_layout_of_dataset_v2() -> None:
+    group = zarr.open_group(GOLDEN / "dataset-v2.zarr", mode="r")
     arrays = {name: (array.shape, str(array.dtype)) for name, array in group.arrays()}
     assert arrays == {
         "X": ((14, 3), "float32"),
@@ -290,8 +300,159 @@ def test_layout_of_dataset_v2(folder: Path) -> None:
 
 
 def test_dataset_v2_is_rebuilt_from_the_histories_of_that_time(tmp_path: Path) -> None:
-    """What sampling means does not change within a format: neither histories nor draws."""
+    """What sampling means does not change: neither histories nor draws. It comes as format 3."""
     histories = [GOLDEN / "history-v1.zarr", GOLDEN / "history-v1-compact.zarr"]
     with pytest.warns(WeightcastWarning, match="too few candidates"):
         rebuild_dataset(GOLDEN / "dataset-v2.zarr", tmp_path / "again.zarr", histories=histories)
-    assert files(tmp_path / "again.zarr") == files(GOLDEN / "dataset-v2.zarr")
+    again, golden = files(tmp_path / "again.zarr"), files(GOLDEN / "dataset-v2.zarr")
+    assert {name: again[name] for name in golden} == golden
+    new = {Path(name).parts[0] for name in again.keys() - golden.keys()}
+    assert new == {"target", "horizon"}
+    opened = Dataset(tmp_path / "again.zarr")
+    old = Dataset(GOLDEN / "dataset-v2.zarr")
+    assert same_bits(np.array(opened.target), old.target)
+    assert same_bits(np.array(opened.horizon), np.array(old.horizon))
+
+
+def test_header_of_dataset_v3(dataset_v3: Dataset) -> None:
+    assert dataset_v3.version == 3
+    assert dataset_v3.recipe == Recipe(
+        samples=20,
+        context=(
+            *(1.0, 0.5, "t-2", "mean:2/2", "slope:2/2", "spread:2/2"),
+            *("scale", "size", "fan-in", "dims", "step", "ahead", "ratio"),
+        ),
+        horizon=(2.0, "+6"),
+        seed=4,
+        validation=0.3,
+    )
+    origins = dataset_v3.origins
+    assert [Path(o.path).name for o in origins] == ["history-v1.zarr", "history-v1-compact.zarr"]
+    assert [o.table for o in origins] == [0, 0]
+    assert dataset_v3.tables == (make_golden.TABLE, make_golden.TABLE)
+    kinds = dataset_v3.kinds()
+    assert kinds is not None
+    assert [kinds.tolist().count(kind) for kind in ("weight", "bias")] == [16, 4]
+
+
+def test_samples_of_dataset_v3(dataset_v3: Dataset) -> None:
+    """Columns 0 to 4 are past values, the mean and the slope; others follow from t and tensor."""
+    seen = [
+        [1.0, 0.75, 0.5, 0.75, 0.5],
+        [-3.0, -2.0, -2.0, -2.5, -1.0],
+        [2.5625, 2.25, 2.0, 2.28125, 0.5625],
+        [1.5, 2.0, 3.0, 2.25, -1.5],
+        [0.25, -0.25, -0.5, -0.125, 0.75],
+        [0.75, 1.0, 1.5, 1.125, -0.75],
+        [-1.25, -1.875, -1.875, -1.5625, 0.625],
+        [0.3125, 0.375, 0.125, 0.21875, 0.1875],
+        [1.1875, 0.6875, 0.6875, 0.9375, 0.5],
+        [1.0, 1.0, 1.0, 1.0, 0.0],
+        [1.375, 1.0, 1.0, 1.1875, 0.375],
+        [-2.0, -1.5, -1.0, -1.5, -1.0],
+        [1.875, 2.5625, 2.5625, 2.21875, -0.6875],
+        [0.25, -0.25, -0.5, -0.125, 0.75],
+        [0.75, 1.0, 1.5, 1.125, -0.75],
+        [-1.25, -1.875, -1.875, -1.5625, 0.625],
+        [0.9375, 0.3125, 0.3125, 0.625, 0.625],
+        [4.8125, 4.5, 4.0, 4.40625, 0.8125],
+        [1.1875, 0.6875, 0.6875, 0.9375, 0.5],
+        [1.0, 1.0, 1.0, 1.0, 0.0],
+    ]
+    expected = {
+        "y": float32(
+            [
+                1.375,
+                -4.0,
+                1.875,
+                0.9375,
+                0.5,
+                0.125,
+                -1.0,
+                0.9375,
+                1.5,
+                1.0,
+                1.5,
+                -3.0,
+                3.0,
+                0.75,
+                0.4375,
+                -1.0,
+                1.0,
+                6.0,
+                1.5,
+                1.0,
+            ]
+        ),
+        "parameter": np.array([0, 1, 2, 4, 5, 6, 7, 8, 10, 11, 0, 1, 2, 5, 6, 7, 8, 9, 10, 11]),
+        "step": np.array([2, 4, 2, 2, 2, 2, 4, 2, 4, 2, 4, 2, 4, 2, 2, 4, 4, 2, 4, 4]),
+        "stratum": np.array([1, 0, 1, 0, 1, 0, 0, 2, 0, 2, 0, 0, 2, 1, 1, 0, 0, 1, 0, 2], np.int8),
+        "variation": float32(
+            [
+                0.5,
+                2.0,
+                0.5625,
+                1.5,
+                0.75,
+                0.75,
+                1.25,
+                0.1875,
+                1.1875,
+                0.0,
+                0.875,
+                1.0,
+                0.125,
+                0.75,
+                0.75,
+                1.25,
+                0.8125,
+                0.8125,
+                1.1875,
+                0.0,
+            ]
+        ),
+        "run": np.repeat(np.int32([0, 1]), [10, 10]),
+        "validation": np.isin(np.arange(20), [0, 2, 10, 12, 17]),
+        "target": np.array([4, 8, 4, 4, 4, 8, 8, 4, 8, 8, 8, 4, 8, 8, 4, 8, 8, 8, 8, 8]),
+        "horizon": np.array([0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0], np.int8),
+    }
+    for name, values in expected.items():
+        assert same_bits(np.array(getattr(dataset_v3, name)), values), name
+    assert same_bits(np.array(dataset_v3.X[:, :5]), float32(seen))
+    assert not dataset_v3.X[:, 5].any()  # a line through two values leaves nothing
+    t, target = expected["step"], expected["target"]
+    in_weight = expected["parameter"] < 10
+    facts = {
+        "scale": np.where(in_weight, np.float32(1.9768188), np.float32(0.70710677)),
+        "size": np.where(in_weight, 10, 2),
+        "fan-in": np.where(in_weight, 5, 1),
+        "dims": np.where(in_weight, 2, 1),
+        "step": t,
+        "ahead": target - t,
+        "ratio": target / t,
+    }
+    for name, values in facts.items():
+        assert same_bits(dataset_v3.inputs(name)[:, 0].copy(), values.astype(np.float32)), name
+
+
+def test_layout_of_dataset_v3(folder: Path) -> None:
+    group = zarr.open_group(folder / "dataset-v3.zarr", mode="r")
+    arrays = {name: (array.shape, str(array.dtype)) for name, array in group.arrays()}
+    assert arrays == {
+        "X": ((20, 13), "float32"),
+        "y": ((20,), "float32"),
+        "parameter": ((20,), "int64"),
+        "step": ((20,), "int64"),
+        "stratum": ((20,), "int8"),
+        "variation": ((20,), "float32"),
+        "run": ((20,), "int32"),
+        "validation": ((20,), "bool"),
+        "target": ((20,), "int64"),
+        "horizon": ((20,), "int8"),
+    }
+
+
+def test_dataset_v3_is_rebuilt_from_the_histories_of_that_time(tmp_path: Path) -> None:
+    histories = [GOLDEN / "history-v1.zarr", GOLDEN / "history-v1-compact.zarr"]
+    rebuild_dataset(GOLDEN / "dataset-v3.zarr", tmp_path / "again.zarr", histories=histories)
+    assert files(tmp_path / "again.zarr") == files(GOLDEN / "dataset-v3.zarr")

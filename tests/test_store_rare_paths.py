@@ -355,7 +355,8 @@ def test_a_build_that_is_stopped_leaves_nothing(
 def test_nothing_but_the_dataset_is_left(tmp_path: Path, pair: list[Recorded]) -> None:
     paths = [h.write(tmp_path / f"{i}.zarr", width=4) for i, h in enumerate(pair)]
     build(paths, tmp_path / "data.zarr", PAIR, scheduler="threads")
-    arrays = ["X", "parameter", "run", "step", "stratum", "validation", "variation", "y"]
+    arrays = ["X", "horizon", "parameter", "run", "step", "stratum", "target", "validation"]
+    arrays += ["variation", "y"]
     assert left_in(tmp_path / "data.zarr") == [*arrays, "zarr.json"]
     found = {name.split("/", 1)[1] for name in files(tmp_path / "data.zarr")}
     assert found == {"zarr.json", "c/0", "c/0/0"}

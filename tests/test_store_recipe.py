@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
-from dataset_cases import strata
+from dataset_cases import contexts, strata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_reference import (
@@ -244,8 +245,8 @@ def recorded_steps(draw: st.DrawFn) -> list[int]:
 @settings(max_examples=200, deadline=None)
 @given(
     recorded_steps(),
-    CONTEXTS,
-    HORIZONS,
+    CONTEXTS | contexts(),
+    HORIZONS | st.sampled_from(["+3", "+10", ("+10", 2.0), (1.5, 3.0, "+1")]),
     st.sampled_from([0.0, 0.01, 0.1, 0.3]),
     st.none() | st.integers(-1, 40),
     st.none() | st.integers(40, 200),
@@ -254,7 +255,7 @@ def recorded_steps(draw: st.DrawFn) -> list[int]:
 def test_admissible_agrees_with_the_loop(
     steps: list[int],
     context: Any,
-    horizon: float,
+    horizon: Any,
     tolerance: float,
     t_min: Any,
     t_max: Any,
@@ -274,23 +275,34 @@ def test_admissible_agrees_with_the_loop(
         with refuses(SamplingError):
             admissible(np.array(steps), recipe)
         return
-    t, rows = admissible(np.array(steps), recipe)
-    assert t.tolist() == [t for t, _ in expected]
-    assert rows.tolist() == [rows for _, rows in expected]
+    choices = admissible(np.array(steps), recipe)
+    assert len(choices) == len(expected)
+    assert choices.t.tolist() == [choice.t for choice in expected]
+    assert choices.horizon.tolist() == [choice.horizon for choice in expected]
+    assert choices.target.tolist() == [choice.target for choice in expected]
+    assert choices.rows().tolist() == [choice.rows for choice in expected]
+    last = len(expected) - 1
+    assert choices.rows([last, 0]).tolist() == [expected[last].rows, expected[0].rows]
+    assert choices.used().tolist() == sorted({0, *(row for c in expected for row in c.rows)})
+    with mock.patch("weightcast.store.admissible._AT_ONCE", 7):
+        again = admissible(np.array(steps), recipe)
+        assert np.array_equal(again.rows(), choices.rows())
+        assert np.array_equal(again.used(), choices.used())
 
 
 def test_of_two_equally_near_steps_the_earlier_is_taken() -> None:
     # 0.7 t = 11.2 is nearest to 11, which lies between the recorded 10 and 12
-    t, rows = admissible(np.arange(0, 41, 2), Recipe(1, tolerance=0.3, t_min=16, t_max=16))
-    assert t.tolist() == [16]
-    assert rows.tolist() == [[8, 5, 3, 0, 16]]
+    choices = admissible(np.arange(0, 41, 2), Recipe(1, tolerance=0.3, t_min=16, t_max=16))
+    assert choices.t.tolist() == [16]
+    assert choices.rows().tolist() == [[8, 5, 3, 0, 16]]
 
 
 def test_log_spaced_steps_are_32_an_octave() -> None:
     recipe = Recipe(1, context=(1.0, 0.0), tolerance=0, t_distribution="log")
-    t, rows = admissible(np.arange(4097), recipe)
+    choices = admissible(np.arange(4097), recipe)
+    t = choices.t
     assert t[[0, -1]].tolist() == [1, 2048]
-    assert rows.tolist() == [[step, 0, 2 * step] for step in t.tolist()]
+    assert choices.rows().tolist() == [[step, 0, 2 * step] for step in t.tolist()]
     assert t[t <= 32].tolist() == list(range(1, 33))  # every one: there are fewer than 32
     octaves = np.log2(t[t >= 64]).astype(int)
     assert np.bincount(octaves)[6:].tolist() == [32] * 5 + [1]
@@ -300,7 +312,7 @@ def test_log_spaced_steps_are_32_an_octave() -> None:
 
 def test_bounds_come_before_the_logarithm() -> None:
     recipe = Recipe(1, context=(1.0, 0.0), tolerance=0, t_distribution="log", t_min=100, t_max=200)
-    t, _ = admissible(np.arange(4097), recipe)
+    t = admissible(np.arange(4097), recipe).t
     assert t[[0, -1]].tolist() == [100, 200]
     assert len(t) == 33
 
