@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -10,22 +11,29 @@ import numpy.typing as npt
 import torch
 
 from weightcast.predictor.forecaster import Forecaster
-from weightcast.store.recipe import PAPER_CONTEXT, PAPER_HORIZON
+from weightcast.predictor.rows import Combination
+from weightcast.store import UsageError
+from weightcast.store.columns import NOW, Entry, Fact
+from weightcast.store.context import Context
+from weightcast.store.recipe import PAPER_HORIZON
 
 
 class Untrained(Forecaster):
     """A forecaster that learns nothing: `fit` only settles its context.
 
+    It is a combination of the past values and statistics that it sees, whose coefficients depend on
+    nothing but the times: `_coefficients` gives them for the facts that `_needs` names.
+
     Parameters
     ----------
-    context : tuple of float, optional
+    context : tuple of float and str, optional
         See `Forecaster`.
-    horizon : float
+    horizon : float, str, or tuple of them
         See `Forecaster`.
     """
 
     def __init__(
-        self, context: tuple[float, ...] | None = None, horizon: float = PAPER_HORIZON
+        self, context: tuple[Entry, ...] | None = None, horizon: Any = PAPER_HORIZON
     ) -> None:
         self.context = context
         self.horizon = horizon
@@ -39,11 +47,37 @@ class Untrained(Forecaster):
         """Return the forecaster, fitted."""
         if hasattr(self, "context_"):
             return self
-        width = len(PAPER_CONTEXT if self.context is None else self.context)
-        return self.fit(np.zeros((1, width)), np.zeros(1))
+        given = self.usual() if self.context is None else self.context
+        return self.fit(np.zeros((1, len(Context.of(given).columns))), np.zeros(1))
 
     def _learn(self, X: npt.NDArray[Any], y: npt.NDArray[Any], **options: Any) -> None:
         pass
+
+    def _needs(self) -> tuple[str, ...]:
+        """Facts of the context that the coefficients depend on."""
+        return ()
+
+    @abstractmethod
+    def _coefficients(self, facts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """One coefficient for each column: [F, n] where a fact is [n], and else [F, 1]; float64."""
+
+    def _combination(self, numbers: Sequence[float | None]) -> Combination | None:
+        facts = {}
+        for name in self._needs():
+            number = numbers[self.sees.columns.index(Fact(name))]
+            if number is None:
+                return None
+            facts[name] = torch.tensor([number], dtype=torch.float64)
+        return Combination(self._coefficients(facts)[:, 0].tolist())
+
+    def _kernel(self, like: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        places = {name: self.sees.columns.index(Fact(name)) for name in self._needs()}
+
+        def values(seen: torch.Tensor) -> torch.Tensor:
+            facts = {name: seen[place].to("cpu", torch.float64) for name, place in places.items()}
+            return (self._coefficients(facts).to(seen) * seen).sum(0)
+
+        return values
 
 
 class LastValue(Untrained):
@@ -51,10 +85,15 @@ class LastValue(Untrained):
 
     Parameters
     ----------
-    context : tuple of float, optional
-        See `Forecaster`.
-    horizon : float
-        See `Forecaster`.
+    context : tuple of float and str, optional
+        See `Forecaster`; w(t) is one of its entries.
+    horizon : float, str, or tuple of them
+        See `Forecaster`; the forecast does not depend on it.
+
+    Raises
+    ------
+    UsageError
+        By `fit` and `ready`, if the context has no w(t).
 
     Examples
     --------
@@ -62,37 +101,39 @@ class LastValue(Untrained):
     array([3.], dtype=float32)
     """
 
-    def _kernel(self, like: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        return lambda context: context[0]
+    def settled(self, width: int) -> tuple[Entry, ...]:
+        """The context for that many columns; see `Forecaster.settled`."""
+        entries = super().settled(width)
+        place_of_now(Context.of(entries), type(self).__name__)
+        return entries
+
+    def _coefficients(self, facts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        found = torch.zeros(self.n_features_in_, 1, dtype=torch.float64)
+        found[place_of_now(self.sees, type(self).__name__)] = 1
+        return found
 
 
-class LinearFit(Untrained):
-    """Least-squares line through a weight's context, read off at the horizon.
+def place_of_now(context: Context, name: str) -> int:
+    """The column that has w(t).
 
     Parameters
     ----------
-    context : tuple of float, optional
-        See `Forecaster`.
-    horizon : float
-        See `Forecaster`.
+    context : Context
+    name : str
+        Of the forecaster that needs it, for the message.
 
-    Notes
-    -----
-    Section 4.4.2 of Sinha et al. 2017. The line's value at the horizon is a fixed combination of
-    the context: with fractions f of mean m, sum over i of
-    (1/F + (k - m)(f_i - m) / sum_j (f_j - m)^2) w_i.
+    Raises
+    ------
+    UsageError
+        If there is none.
 
     Examples
     --------
-    >>> line = LinearFit(context=(1.0, 0.5, 0.0)).fit([[2.0, 1.0, 0.0]], [4.0])
-    >>> line.predict([[2.0, 1.0, 0.0]]).round(6)
-    array([4.], dtype=float32)
+    >>> place_of_now(Context.of("slope:800/25,1"), "LastValue")
+    1
     """
-
-    def _kernel(self, like: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        fractions = np.asarray(self.context_)
-        centred = fractions - fractions.mean()
-        slope = centred / max(float(centred @ centred), np.finfo(np.float64).tiny)
-        combination = 1 / len(fractions) + (self.horizon - fractions.mean()) * slope
-        row = like.new_tensor(combination)
-        return lambda context: row @ context  # [F] @ [F, n]
+    if NOW not in context.columns:
+        raise UsageError(
+            f"{name} needs the weight at t: got context {context}: add 1 to its entries"
+        )
+    return context.columns.index(NOW)

@@ -2,61 +2,82 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
 
-from weightcast.store import ShapeError
-from weightcast.store.recipe import PAPER_CONTEXT, check_context
+from weightcast.predictor.rows import BLOCK, Combination, Row, apply, measure
+from weightcast.predictor.validating import validated
+from weightcast.store import ShapeError, WeightcastError
+from weightcast.store.columns import Entry
+from weightcast.store.context import PAPER_CONTEXT, Context
+from weightcast.store.horizon import Horizon, horizons
+from weightcast.store.recipe import check_context
 
-# Weights forecast at once. On a CPU, 40 hidden units x 4096 x 4 bytes stay in a core's cache; on
-# other devices a block bounds the memory, at 40 x 1 M x 4 bytes.
-BLOCK = 4096
-DEVICE_BLOCK = 1 << 20
+_AT_ONCE = 1 << 18  # samples that predict forecasts
+
+
+class UnfittedError(WeightcastError, NotFittedError):
+    """A forecaster that learns is asked for a forecast before it was fitted."""
+
+    exit_code = 2
 
 
 class Forecaster(RegressorMixin, BaseEstimator):
-    """Forecasts one weight's later value from its past values.
+    """Forecasts one weight's later value from what is seen of it.
 
-    A scikit-learn regressor on X [N, F], one past value a column, and y [N]; and `forecast`, in
-    torch, on whole snapshots. Subclasses set `context` and `horizon` in ``__init__`` and implement
-    `_learn` and `_kernel`.
+    A scikit-learn regressor on X [N, F], one entry of its context a column, and y [N]; and
+    `forecast`, in torch, on whole snapshots. Subclasses set `context` and `horizon` in
+    ``__init__`` and implement `_learn`, `_kernel`, and `_combination` where they are linear.
 
     Attributes
     ----------
-    context : tuple of float or None
-        Fractions of t that the columns are values at. None means the paper's (1, 0.7, 0.4, 0) for
-        four columns, and else equal spacing from t to 0.
-    horizon : float
-        The target is the value at `horizon` times t.
-    context_ : tuple of float
+    context : tuple of float and str, or None
+        What the columns are, as `weightcast.store.Context` has it. None means the paper's fractions
+        of t (1, 0.7, 0.4, 0) for four columns, and else equal spacing from t to 0.
+    horizon : float, str, or tuple of them
+        The target is the value at `horizon` times t, or so many steps after it (``+500``); or at
+        one of several.
+    context_ : tuple of float and str
         The context that `fit` settled on.
     """
 
-    context: tuple[float, ...] | None
-    horizon: float
-    context_: tuple[float, ...]
+    block: ClassVar[int] = BLOCK
+    context: tuple[Entry, ...] | None
+    horizon: Any
+    context_: tuple[Entry, ...]
     n_features_in_: int
 
-    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, **options: Any) -> Self:
+    def fit(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        rows: npt.NDArray[Any] | None = None,
+        **options: Any,
+    ) -> Self:
         """Learn from samples.
 
         Parameters
         ----------
         X : float array, shape (N, F)
-            Past values; memory-mapped arrays are read in place.
+            What is seen of weights; memory-mapped arrays are read in place.
         y : float array, shape (N,)
             Later values.
+        rows : int array, optional
+            Samples to learn from, so that part of a memory-mapped dataset can be used without
+            copying it; all of them by default.
         **options
-            Of the forecaster's training: ``progress``, called with (what, done, total), and
-            ``rows``, an int array of the samples to learn from, so that part of a memory-mapped
-            dataset can be used without copying it.
+            Of the forecaster's training, such as ``progress``, called with (what, done, total).
 
         Returns
         -------
@@ -69,13 +90,15 @@ class Forecaster(RegressorMixin, BaseEstimator):
             If `context` does not have F entries.
         UsageError
             If an option breaks its rule.
+        NonFiniteError
+            If X or y is NaN or infinite somewhere.
         ValueError
-            If X or y is not finite, or not of these shapes.
+            If X or y is not of these shapes.
         """
-        checked: Any = validate_data(self, X, y, dtype=[np.float32, np.float64], y_numeric=True)
+        checked_X, checked_y = validated(self, X, y, reset=True)
         self.check_options()
-        self.context_ = self.fractions(self.n_features_in_)
-        self._learn(*checked, **options)
+        self.context_ = self.settled(self.n_features_in_)
+        self._learn(checked_X, checked_y, rows=rows, **options)
         return self
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -88,59 +111,92 @@ class Forecaster(RegressorMixin, BaseEstimator):
         Returns
         -------
         float array, shape (N,)
+
+        Raises
+        ------
+        NonFiniteError
+            If X is NaN or infinite somewhere.
         """
-        check_is_fitted(self)
-        checked: Any = validate_data(self, X, dtype=[np.float32, np.float64], reset=False)
-        columns = torch.from_numpy(checked.T.copy())  # [F, N]
-        return self.forecast(columns).numpy()
+        self.require_fitted()
+        checked = validated(self, X)
+        forecast = np.empty(len(checked), checked.dtype)
+        for low in range(0, len(checked), _AT_ONCE):
+            part = slice(low, low + _AT_ONCE)
+            columns = torch.from_numpy(np.array(checked[part].T, order="C"))  # [F, n]
+            forecast[part] = self.forecast(columns).numpy()
+        return forecast
 
     @torch.no_grad()
-    def forecast(self, context: torch.Tensor) -> torch.Tensor:
-        """Forecast whole snapshots, on the tensor's own device.
+    def forecast(
+        self, context: torch.Tensor | Sequence[Row], *, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Forecast whole snapshots, on the tensors' own device.
 
         Parameters
         ----------
-        context : Tensor, shape (F, P)
-            Past values of P weights: row f at ``context_[f]`` times t.
+        context : Tensor, shape (F, P), or sequence of F rows
+            What is seen of P weights, row f as entry f of `context_` says. A row is a tensor of
+            shape (P,), one number for all weights, or what `weightcast.store.RunningSums.row`
+            gives. All are read block by block: no more than a block is ever copied.
+        out : Tensor, shape (P,), optional
+            Where to write; it may be one of the rows, such as the weights themselves.
 
         Returns
         -------
         Tensor, shape (P,)
-            In float64 if `context` is, else in float32.
+            `out`, or a new one: in float64 if a row is, else in float32. Rows are not checked, as
+            `predict` checks X: where one is NaN or infinite, so is the forecast, as a rule; only
+            regressors that scikit-learn computes raise `NonFiniteError`.
 
         Raises
         ------
         ShapeError
-            If there are not F rows.
+            If there are not F rows, or their lengths differ.
         """
-        check_is_fitted(self)
-        if context.ndim != 2 or context.shape[0] != self.n_features_in_:
-            raise ShapeError(
-                f"context must have shape ({self.n_features_in_}, P): got {tuple(context.shape)}"
-            )
-        if context.dtype != torch.float64:
-            context = context.float()
-        device = context.device.type
-        block = BLOCK if device == "cpu" else DEVICE_BLOCK
-        forecast = torch.empty_like(context[0])
-        with torch.autocast(device, enabled=False):  # half precision would lose what weights moved
-            values = self._kernel(context)
-            for rows, out in zip(context.split(block, dim=1), forecast.split(block), strict=True):
-                out.copy_(values(rows))
-        return forecast
+        self.require_fitted()
+        size, like = measure(context, out, self.sees)
+        out = like.new_empty(size) if out is None else out
+        numbers = [float(row) if isinstance(row, Real) else None for row in context]
+        if combination := self._combination(numbers):
+            combination.into(out, context, like)
+        else:
+            # autocast off: half precision would lose what weights moved
+            with torch.autocast(like.device.type, enabled=False):
+                apply(self._kernel(like), out, context, like, self.block)
+        return out
+
+    def require_fitted(self) -> None:
+        """Raise `UnfittedError`, which is also scikit-learn's NotFittedError, if need be."""
+        try:
+            check_is_fitted(self)
+        except NotFittedError as error:
+            raise UnfittedError(
+                f"{type(self).__name__} is not fitted yet: fit it to a dataset, or load one that is"
+            ) from error
 
     def ready(self) -> Self:
         """Return the forecaster, fitted: those that need no training fit themselves.
 
         Raises
         ------
-        sklearn.exceptions.NotFittedError
+        UnfittedError
             If it has to be trained first.
         """
-        check_is_fitted(self)
+        self.require_fitted()
         return self
 
-    def fractions(self, width: int) -> tuple[float, ...]:
+    @property
+    def sees(self) -> Context:
+        """The context that `fit` settled on, read."""
+        self.require_fitted()
+        return _read(self.context_)
+
+    @property
+    def horizons(self) -> tuple[Horizon, ...]:
+        """The horizon or horizons, read."""
+        return horizons(self.horizon)
+
+    def settled(self, width: int) -> tuple[Entry, ...]:
         """The context for that many columns; see the class.
 
         Raises
@@ -148,20 +204,27 @@ class Forecaster(RegressorMixin, BaseEstimator):
         ShapeError
             If `context` is given and has another length.
         """
-        if self.context is not None:
-            if len(self.context) != width:
-                raise ShapeError(
-                    f"X must have one column per context entry: context {self.context}, "
-                    f"{width} columns"
-                )
-            return tuple(self.context)
-        if width == len(PAPER_CONTEXT):
+        given = self.usual(width) if self.context is None else self.context
+        entries = Context.of(given).entries
+        if len(entries) != width:
+            raise ShapeError(
+                f"X must have one column per context entry: context {self.context}, {width} columns"
+            )
+        return entries
+
+    def usual(self, width: int | None = None) -> tuple[Entry, ...]:
+        """The context where none is given, of so many columns or of as many as it has best."""
+        if width in (None, len(PAPER_CONTEXT)):
             return PAPER_CONTEXT
         return tuple(float(f) for f in np.linspace(1, 0, width))
 
     @abstractmethod
     def _learn(self, X: npt.NDArray[Any], y: npt.NDArray[Any], **options: Any) -> None:
         """Learn from validated arrays; learned names end in an underscore."""
+
+    def _combination(self, numbers: Sequence[float | None]) -> Combination | None:
+        """The forecast as a combination of rows, if it is one given those that are `numbers`."""
+        return None
 
     @abstractmethod
     def _kernel(self, like: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -175,7 +238,7 @@ class Forecaster(RegressorMixin, BaseEstimator):
         UsageError
             If one breaks its rule.
         """
-        check_context((1.0,) if self.context is None else tuple(self.context), self.horizon)
+        check_context((1.0,) if self.context is None else self.context, self.horizon)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What was learned, by name, for a file."""
@@ -183,3 +246,6 @@ class Forecaster(RegressorMixin, BaseEstimator):
 
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         """Take back what `tensors` gave."""
+
+
+_read = functools.lru_cache(Context.of)  # a live forecast reads it several times for each tensor

@@ -1,28 +1,24 @@
-"""The Introspection network of Sinha et al. 2017."""
+"""The Introspection network of Sinha et al. 2017, and its linear form."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from numbers import Integral, Real
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.utils import check_random_state
 from torch import nn
 
-from weightcast.predictor.forecaster import Forecaster
-from weightcast.predictor.threads import one_thread
-from weightcast.store import FormatError, UsageError
+from weightcast.predictor.kernel import BLOCK, two_layers
+from weightcast.predictor.network import Network
+from weightcast.predictor.rows import Combination
+from weightcast.store.columns import NOW, Entry
 from weightcast.store.recipe import PAPER_HORIZON
 
-_BATCHES_AT_ONCE = 500  # gathered from the memory-mapped samples in one read
 
-
-class Introspection(Forecaster):
-    """A two-layer network from a weight's past values to its later value.
+class Introspection(Network):
+    """A two-layer network from what is seen of a weight to its later value.
 
     The defaults are the paper's section 4.1: inputs and target times 1000, 4-40-1 with ReLU, L1
     loss, Adam at 5e-4 decayed every 8,000 steps, batches of 20, 30,000 steps.
@@ -41,12 +37,22 @@ class Introspection(Forecaster):
     batch_size : int
     steps : int
         Training steps.
-    context : tuple of float, optional
+    context : tuple of float and str, optional
         See `Forecaster`.
-    horizon : float
+    horizon : float, str, or tuple of them
         See `Forecaster`.
     random_state : int, RandomState or None
         Seeds the initial weights and the batches.
+    scaling : {"fixed", "tensor", "weight"}
+        What values are divided by: 1 / `scale`, the scale of the weight's tensor, or how far the
+        weight itself has moved; see `weightcast.predictor.scaling.Scaling`.
+    target : {"value", "change"}
+        What is learned: the later value, or how far it is from w(t).
+    validate_every : int
+        Steps between points of `curve_`.
+    patience : int, optional
+        Points without a smaller error on the validation rows after which training ends, and the
+        weights of the smallest are kept. None, as in the paper, takes all steps.
 
     Attributes
     ----------
@@ -54,8 +60,13 @@ class Introspection(Forecaster):
     hidden_bias_ : float32 array, shape (H,)
     output_weight_ : float32 array, shape (H,)
     output_bias_ : float32 array, shape ()
-    training_error_ : float
-        Mean L1 error over the last tenth of the training steps, in the weights' own units.
+    curve_, training_error_, steps_
+        See `Network`.
+
+    Notes
+    -----
+    `fit` takes ``validation_rows``, ``progress`` and ``checkpoint`` too: a file that holds the
+    training's state, from which a training that was interrupted goes on bit for bit.
 
     Examples
     --------
@@ -63,6 +74,8 @@ class Introspection(Forecaster):
     >>> Introspection(steps=20).fit(X, X[:, 0]).predict(X).shape
     (2,)
     """
+
+    block: ClassVar[int] = BLOCK
 
     def __init__(
         self,
@@ -73,9 +86,13 @@ class Introspection(Forecaster):
         decay: float = 0.5,
         batch_size: int = 20,
         steps: int = 30_000,
-        context: tuple[float, ...] | None = None,
-        horizon: float = PAPER_HORIZON,
+        context: tuple[Entry, ...] | None = None,
+        horizon: Any = PAPER_HORIZON,
         random_state: Any = 0,
+        scaling: str = "fixed",
+        target: str = "value",
+        validate_every: int = 1000,
+        patience: int | None = None,
     ) -> None:
         self.hidden = hidden
         self.scale = scale
@@ -87,112 +104,15 @@ class Introspection(Forecaster):
         self.context = context
         self.horizon = horizon
         self.random_state = random_state
+        self.scaling = scaling
+        self.target = target
+        self.validate_every = validate_every
+        self.patience = patience
 
-    def _learn(
-        self,
-        X: npt.NDArray[Any],
-        y: npt.NDArray[Any],
-        progress: Callable[[str, int, int], None] | None = None,
-        rows: npt.NDArray[np.int64] | None = None,
-        **options: Any,
-    ) -> None:
-        """Train on X, y; `rows` are those to draw batches from, all of them by default."""
-        if rows is not None and not len(rows):
-            raise UsageError("there must be samples to learn from: got no rows")
-        random = check_random_state(self.random_state)
-        with _plain_torch(), one_thread():
-            torch.manual_seed(int(random.randint(2**31)))
-            network = nn.Sequential(
-                nn.Linear(X.shape[1], self.hidden), nn.ReLU(), nn.Linear(self.hidden, 1)
-            )
-            self.training_error_ = self._train(network, X, y, rows, random, progress)
-        learned = (torch.tensor(self.training_error_), *network.parameters())
-        if not all(p.isfinite().all() for p in learned):
-            raise UsageError(
-                f"training diverged at learning_rate {self.learning_rate:g}: choose a smaller one"
-            )
-        first, last = (layer.state_dict() for layer in (network[0], network[2]))
-        self.hidden_weight_ = first["weight"].numpy()
-        self.hidden_bias_ = first["bias"].numpy()
-        self.output_weight_ = last["weight"][0].numpy()
-        self.output_bias_ = last["bias"][0].numpy()
-
-    def _train(
-        self,
-        network: nn.Module,
-        X: npt.NDArray[Any],
-        y: npt.NDArray[Any],
-        rows: npt.NDArray[np.int64] | None,
-        random: Any,
-        progress: Callable[[str, int, int], None] | None,
-    ) -> float:
-        optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
-        schedule = torch.optim.lr_scheduler.StepLR(optimizer, self.decay_every, self.decay)
-        losses: list[torch.Tensor] = []
-        for start in range(0, self.steps, _BATCHES_AT_ONCE):
-            count = min(_BATCHES_AT_ONCE, self.steps - start)
-            drawn = random.randint(len(X if rows is None else rows), size=(count, self.batch_size))
-            drawn = drawn if rows is None else rows[drawn]
-            inputs = torch.from_numpy(X[drawn].astype(np.float32)) * self.scale  # [count, b, F]
-            targets = torch.from_numpy(y[drawn].astype(np.float32)) * self.scale  # [count, b]
-            for x, target in zip(inputs, targets, strict=True):
-                loss = nn.functional.l1_loss(network(x)[:, 0], target)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                losses.append(loss.detach())
-            if progress is not None:
-                progress("fit", start + count, self.steps)
-        last_tenth = losses[-max(len(losses) // 10, 1) :]
-        return float(torch.stack(last_tenth).mean()) / self.scale
-
-    def _kernel(self, like: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        # The scale is folded into the small matrices, so that the snapshots are read once.
-        first = like.new_tensor(self.hidden_weight_) * self.scale  # [H, F]
-        bias = like.new_tensor(self.hidden_bias_)[:, None]  # [H, 1]
-        last = like.new_tensor(self.output_weight_) / self.scale  # [H]
-        shift = float(self.output_bias_) / self.scale
-
-        def values(context: torch.Tensor) -> torch.Tensor:
-            hidden = torch.addmm(bias, first, context).relu_()  # [H, n]
-            return last @ hidden + shift  # [n]
-
-        return values
-
-    def check_options(self) -> None:
-        """Check the options; see `Forecaster.check_options`."""
-        super().check_options()
-        for name in ("hidden", "decay_every", "batch_size", "steps"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or value < 1:
-                raise UsageError(f"{name} must be a whole number from 1 on: got {value!r}")
-        if not isinstance(self.decay, Real) or not 0 <= self.decay <= 1:
-            raise UsageError(f"decay must be a number from 0 to 1: got {self.decay!r}")
-        for name in ("scale", "learning_rate"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not 1e-30 <= value <= 1e30:  # what float32 can hold
-                raise UsageError(f"{name} must be a number from 1e-30 to 1e30: got {value!r}")
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """What was learned, by name, for a file."""
-        return {name: torch.tensor(getattr(self, name)) for name in self._shapes()}
-
-    def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take back what `tensors` gave.
-
-        Raises
-        ------
-        FormatError
-            If names, shapes or dtypes are others.
-        """
-        for name, shape in self._shapes().items():
-            found = tensors.get(name)
-            if found is None or tuple(found.shape) != shape or found.dtype != torch.float32:
-                raise FormatError(f"tensor {name!r} of shape {shape} is missing or has another")
-            if not found.isfinite().all():
-                raise FormatError(f"tensor {name!r} has values that are not finite")
-            setattr(self, name, found.numpy())
+    def _network(self) -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(self.n_features_in_, self.hidden), nn.ReLU(), nn.Linear(self.hidden, 1)
+        )
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {
@@ -202,20 +122,64 @@ class Introspection(Forecaster):
             "output_bias_": (),
         }
 
+    def _kernel(self, like: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        scaling, last = self._scaling(), self.output_weight_.astype(np.float64)
+        hidden, shift = self.hidden_weight_.astype(np.float64), float(self.output_bias_)
+        if scaling.matrix is None:
+            network = two_layers(hidden, self.hidden_bias_, last, shift, like)
 
-@contextmanager
-def _plain_torch() -> Iterator[None]:
-    """Torch as it is when a process starts, whatever the caller has set; its state comes back."""
-    dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.device("cpu"),
-            torch.autocast("cpu", enabled=False),
-            torch.random.fork_rng(devices=[]),
-        ):
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
+            def scaled(seen: torch.Tensor) -> torch.Tensor:
+                inputs, unit, base = scaling.apply(seen)
+                forecast: torch.Tensor = base + unit * network(inputs)
+                return forecast
+
+            return scaled
+        # The scale is folded into the small matrices, so that the snapshots are read once.
+        last, shift = last / self.scale, shift / self.scale
+        folded = two_layers(hidden @ scaling.matrix, self.hidden_bias_, last, shift, like)
+        if self.target == "value":
+            return folded
+        now = self.sees.columns.index(NOW)
+        return lambda seen: folded(seen) + seen[now]
+
+
+class LinearIntrospection(Introspection):
+    """`Introspection` without ReLU, as in the paper's section 4.5: an affine map, learned alike.
+
+    Parameters and attributes are those of `Introspection`.
+
+    Examples
+    --------
+    >>> X = np.float32([[0.4, 0.3, 0.2, 0.0], [0.1, 0.1, 0.1, 0.1]])
+    >>> LinearIntrospection(steps=20).fit(X, X[:, 0]).predict(X).shape
+    (2,)
+    """
+
+    def _network(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(self.n_features_in_, self.hidden), nn.Linear(self.hidden, 1))
+
+    def _combination(self, numbers: Sequence[float | None]) -> Combination | None:
+        matrix = self._scaling().matrix
+        if matrix is None:
+            return None
+        row, shift = self._affine()
+        coefficients = row @ matrix / self.scale
+        if self.target == "change":
+            coefficients[self.sees.columns.index(NOW)] += 1
+        return Combination(coefficients.tolist(), shift / self.scale)
+
+    def _kernel(self, like: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        scaling, (row, shift) = self._scaling(), self._affine()
+        combination = like.new_tensor(row)  # [F]
+
+        def values(seen: torch.Tensor) -> torch.Tensor:
+            inputs, unit, base = scaling.apply(seen)
+            forecast: torch.Tensor = base + unit * (combination @ inputs + shift)
+            return forecast
+
+        return values
+
+    def _affine(self) -> tuple[npt.NDArray[np.float64], float]:
+        """Both layers as one: the output is row @ inputs + shift."""
+        last = self.output_weight_.astype(np.float64)
+        return last @ self.hidden_weight_, float(last @ self.hidden_bias_ + self.output_bias_)

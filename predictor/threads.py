@@ -1,4 +1,4 @@
-"""How many threads torch uses for networks too small to share."""
+"""Torch's state around the training of small networks: its threads, and what a caller has set."""
 
 from __future__ import annotations
 
@@ -28,3 +28,30 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(kept)
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Torch as it is when a process starts, whatever the caller has set; its state comes back.
+
+    But for the default device: to hold it takes as long as a small network's step itself, so code
+    inside says where a new tensor goes.
+
+    Examples
+    --------
+    >>> with torch.no_grad(), plain_torch():
+    ...     torch.is_grad_enabled()
+    True
+    """
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast("cpu", enabled=False),
+            torch.random.fork_rng(devices=[]),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
