@@ -47,6 +47,9 @@ def wheel_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for package in PACKAGES:
         name = package.split(".")[1]
         shutil.copytree(ROOT / name, source / name, ignore=ignore)
+    pretrained = source / "predictor" / "pretrained"
+    pretrained.mkdir(exist_ok=True)
+    (pretrained / "shipped-later.safetensors").touch()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -67,6 +70,13 @@ def test_wheel_holds_every_module_and_nothing_generic(wheel_site: Path) -> None:
         here = {p.name for p in (ROOT / name).iterdir() if p.name != "__pycache__"}
         there = {p.name for p in (wheel_site / "weightcast" / name).iterdir()}
         assert here <= there
+
+
+def test_wheel_holds_the_pretrained_forecasters(wheel_site: Path) -> None:
+    folder = Path("predictor", "pretrained")
+    here = {p.name for p in (ROOT / folder).glob("*.safetensors")}
+    there = {p.name for p in (wheel_site / "weightcast" / folder).iterdir()}
+    assert there == here | {"shipped-later.safetensors"}
 
 
 def test_wheel_imports_and_runs(wheel_site: Path, tmp_path: Path) -> None:

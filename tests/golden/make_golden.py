@@ -13,18 +13,14 @@ import contextlib
 import json
 import math
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
+import torch
+from sklearn.linear_model import Ridge
 
-from weightcast.store import (
-    Dataset,
-    HistoryWriter,
-    ParameterTable,
-    WeightcastWarning,
-    build_dataset,
-)
+from weightcast.predictor import Introspection, SklearnForecaster, save
+from weightcast.store import Dataset, HistoryWriter, ParameterTable, build_dataset
 from weightcast.store.rounded import decode, encode
 
 TABLE = ParameterTable.of(
@@ -44,6 +40,7 @@ WEIGHTS = [
 BUFFER_VALUES = [[0.0, -0.0], [1e-300, 0.1], [math.inf, -math.inf], [math.nan, 5e-324], [1.0, -1.0]]
 LOSS_STEPS, LOSS = [1, 2, 8], [2.5, 1.25, 0.5]
 BOUND = 0.02  # of the preset bounded
+CONTEXT = "1,0.5,t-2,mean:2/2,slope:2/2,spread:2/2,scale,size,fan-in,dims,step,ahead,ratio"
 SOURCES = ["history-v1.zarr", "history-v1-compact.zarr"]
 METADATA = {"seed": 7, "note": "golden"}
 
@@ -98,38 +95,60 @@ def make_bounded_chunks(path: Path) -> None:
 
 
 def make_dataset(histories: list[str], path: Path) -> Dataset:
-    """14 samples of 2 x 24 candidates, 12 weights at t = 2 and t = 4: some strata have too few."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", WeightcastWarning)
-        return build_dataset(
-            histories,
-            path,
-            20,
-            context=(1.0, 0.5, 0.0),
-            edges=(0.0, 0.1, 0.95, 1.0),
-            shares=(0.4, 0.4, 0.2),
-            seed=4,
-            t_max=4,
-            t_distribution="log",
-            include=("fc.*",),
-            run_shares=(3.0, 1.0),
-            validation=0.3,
-            shortfall="fewer",
-            scheduler="synchronous",
-        )
+    """20 samples of 3 x 12 candidates of each history: a window, facts and two horizons."""
+    return build_dataset(
+        histories,
+        path,
+        20,
+        context=CONTEXT,
+        horizon=(2.0, "+6"),
+        seed=4,
+        validation=0.3,
+        scheduler="synchronous",
+    )
+
+
+NETWORK = {
+    "hidden_weight_": [[1.0, -0.5, 0.25], [-1.0, 0.5, 2.0]],
+    "hidden_bias_": [0.5, -0.25],
+    "output_weight_": [2.0, -1.0],
+    "output_bias_": 0.125,
+}
+
+
+def make_network(path: Path) -> None:
+    """An Introspection network with text in its context, and two horizons."""
+    context = (1.0, "t-25", "slope:100/25")
+    network = Introspection(
+        hidden=2, scale=8.0, context=context, horizon=("+500", 2.0), random_state=3
+    )
+    network.context_, network.n_features_in_ = context, len(context)
+    network.load_tensors({name: torch.tensor(values) for name, values in NETWORK.items()})
+    save(network, path, card={"dataset": {"source": "run.zarr"}})
+
+
+def make_regressor(path: Path) -> None:
+    """A ridge regression whose coefficients are given here."""
+    forecaster = SklearnForecaster(Ridge(alpha=2.0), scale=8.0, target="value", context=(1.0, 0.5))
+    forecaster.fit(np.zeros((2, 2)), np.zeros(2))
+    forecaster.regressor_.coef_ = np.array([2.0, 0.5])
+    forecaster.regressor_.intercept_ = 1.0
+    save(forecaster, path, card={"note": "golden"})
 
 
 def main(folder: Path) -> None:
     """Write what is not there, with relative paths: a dataset keeps those of its histories.
 
-    Nothing writes a dataset of format 1 any more.
+    Nothing writes a dataset of format 1 or 2, or a forecaster of format 1, any more.
     """
     makers = {
         "history-v1.zarr": make_history,
         "history-v1-compact.zarr": lambda path: make_history(path, "compact"),
         "history-v1-bounded.zarr": lambda path: make_history(path, "bounded", BOUND),
         "bounded-v1.json": make_bounded_chunks,
-        "dataset-v2.zarr": lambda path: make_dataset(SOURCES, path),
+        "dataset-v3.zarr": lambda path: make_dataset(SOURCES, path),
+        "forecaster-v2.safetensors": make_network,
+        "forecaster-v2.skops": make_regressor,
     }
     with contextlib.chdir(folder):
         for name, make in makers.items():
