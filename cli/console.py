@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from weightcast.predictor import Errors
+    from weightcast.store import Context
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -26,6 +27,16 @@ def output_option(help_text: str) -> Callable[[Command], Command]:
         )
 
     return decorate
+
+
+def plot_option(help_text: str) -> Callable[[Command], Command]:
+    """Add ``--plot PICTURE`` to a command."""
+    return click.option(
+        "--plot",
+        type=click.Path(),
+        metavar="PICTURE",
+        help=f"{help_text}: a .png, .svg or .pdf file; needs the extra 'plot'.",
+    )
 
 
 def parameter_options(verb: str) -> Callable[[Command], Command]:
@@ -82,6 +93,12 @@ def workers_options(command: Command) -> Command:
     )(command)
 
 
+trust_option = click.option(
+    "--trust",
+    multiple=True,
+    metavar="TYPE",
+    help="Of a .skops file: load this type too (module.Class); you trust whoever made the file.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 seed_option = click.option("--seed", default=0, show_default=True, help="Seed of the randomness.")
 
@@ -143,18 +160,34 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
             bars.stop()
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    """Print a table on stdout: the first column left-aligned, the others right."""
+def print_json(document: Any) -> None:
+    """Print plain data as JSON; numbers that are not finite are an error."""
+    import json
+
+    click.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object] | None], title: str = ""
+) -> None:
+    """Print a table on stdout: the first column left-aligned, the others right.
+
+    A row that is None is a line between sections.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+    heading = Text(printable(title)) if title else None
+    table = Table(title=heading, box=box.SIMPLE_HEAD, title_justify="left")
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))  # names are text, not markup
+        if row is None:
+            table.add_section()
+        else:  # names are text, not markup
+            table.add_row(*(Text(printable(cell)) for cell in row))
     console, needed = Console(), Console(width=1000).measure(table).maximum
     if not console.is_terminal or console.width < needed:
         # A file or a pipe has no width to fit; a narrow terminal folds lines, and cuts no number.
@@ -163,19 +196,41 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
 
 
 def print_errors(groups: Sequence[Errors], title: str) -> None:
-    """Print forecast errors, times 1000 as the paper reports them."""
-    rows = [
-        (
-            e.group,
-            f"{e.count:,}",
-            *(f"{1000 * v:.4g}" for v in (e.forecaster, e.last_value, e.linear_fit)),
-            f"{e.skill:+.1%}",
-        )
-        for e in groups
-    ]
+    """Print forecast errors, times 1000 as the paper reports them; a dash where none is known."""
+    rows: list[Sequence[object] | None] = []
+    for i, e in enumerate(groups):
+        if i and e.by != groups[i - 1].by:
+            rows.append(None)
+        means = (thousandths(v) for v in (e.forecaster, e.last_value, e.linear_fit))
+        rows.append((e.group, f"{e.count:,}", *means, percent(e.skill)))
     columns = ("L1 error x 1000", "forecasts", "forecaster", "last value", "linear fit", "skill")
     print_table(columns, rows, title)
     click.echo("skill: 1 - forecaster / last value; above 0 is better than no forecast at all")
+
+
+def print_linear_fit(contexts: Iterable[Context]) -> None:
+    """Say which line the tables' "linear fit" is: once for each that there is."""
+    from weightcast.predictor import linear_fit_name
+
+    for name in dict.fromkeys(map(linear_fit_name, contexts)):
+        if name is not None:
+            echo(f"linear fit: the {name}")
+
+
+def thousandths(error: float | None) -> str:
+    """An error times 1000, or a dash."""
+    return "-" if error is None else f"{1000 * error:.4g}"
+
+
+def percent(skill: float | None) -> str:
+    """A skill with its sign, or a dash where there is none.
+
+    Examples
+    --------
+    >>> percent(0.123), percent(None), percent(float("nan"))
+    ('+12.3%', '-', '-')
+    """
+    return "-" if skill is None or skill != skill else f"{skill:+.1%}"
 
 
 def megabytes(size: float) -> str:

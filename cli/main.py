@@ -11,14 +11,17 @@ from typing import Any
 
 import click
 
+from weightcast.cli.compare import compare
 from weightcast.cli.console import echo_line
 from weightcast.cli.dataset import dataset
 from weightcast.cli.demo import demo
+from weightcast.cli.evaluate import evaluate
 from weightcast.cli.exchange import export, import_
-from weightcast.cli.forecaster import evaluate, fit
+from weightcast.cli.fit import fit
 from weightcast.cli.history import info, record, recover
 from weightcast.cli.jump import jump
 from weightcast.cli.maintain import compact, verify
+from weightcast.cli.sharing import card, pull, push
 from weightcast.cli.variation import variation
 
 
@@ -41,6 +44,10 @@ for command in (
     dataset,
     fit,
     evaluate,
+    compare,
+    card,
+    push,
+    pull,
     jump,
     export,
     import_,
@@ -83,12 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Print our own warnings as one line, without the line of code that they come from."""
+    """Print warnings that a user can act on as one line, without the code that they come from."""
     show = warnings.showwarning
 
     def show_plain(message: Any, category: type[Warning], *place: Any, **rest: Any) -> None:
-        if category.__name__ == "WeightcastWarning":
-            echo_line(f"warning: {message}")
+        if category.__name__ in ("WeightcastWarning", "ConvergenceWarning"):  # by name: no import
+            echo_line(f"warning: {' '.join(str(message).split())}")
         else:
             show(message, category, *place, **rest)
 

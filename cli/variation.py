@@ -96,7 +96,7 @@ def variation(
 
     opened = History(history)
     if plot is not None:
-        check_picture(plot, overwrite=overwrite, history=opened)
+        check_picture(plot, overwrite=overwrite, inputs=[opened.path])
     with progress() as advance:
         report = measure_variation(
             opened,

@@ -30,7 +30,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
             "record -o run.zarr -- train.py --save-at 100",
             "record -o other.zarr -- train.py --seed 1",
             "dataset build run.zarr -o dataset.zarr --samples 4000",
-            "fit dataset.zarr -o introspection.safetensors --steps 500",
+            "fit dataset.zarr -o introspection.safetensors --set steps=500",
         ):
             assert main(line.split()) == 0, line
     finally:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from support import Pipeline
 
 from weightcast.cli.main import main
 from weightcast.predictor import load
-from weightcast.store import Dataset, History, HistoryWriter, ParameterTable
+from weightcast.store import Dataset, History, HistoryWriter, ParameterTable, build_dataset
 from weightcast.store.ring import MAGIC, ring_path
 
 
@@ -42,7 +43,8 @@ def test_info_shows_what_is_there(pipeline: Pipeline, capsys: pytest.CaptureFixt
 def test_evaluate_prints_the_errors_it_measures(
     pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("evaluate", "--points", 1, "--json", pipeline.forecaster, pipeline.other) == 0
+    words = ("--points", 1, "--by", "t", "--json")
+    assert run("evaluate", *words, pipeline.forecaster, pipeline.other) == 0
     (first, _) = json.loads(capsys.readouterr().out)
     history, forecaster = History(pipeline.other), load(pipeline.forecaster)
     t = int(first["group"].removeprefix("t = "))
@@ -65,9 +67,12 @@ def test_jump_writes_a_checkpoint_that_loads(pipeline: Pipeline, tmp_path: Path)
     assert torch.equal(*moments)
 
 
-def test_fit_is_reproducible_from_its_card(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_fit_is_reproducible_from_its_card(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     again = tmp_path / "again.safetensors"
-    assert run("fit", pipeline.dataset, "-o", again, "--steps", 500) == 0
+    monkeypatch.chdir(pipeline.folder)  # the card has the dataset's path as it was given
+    assert run("fit", pipeline.dataset.name, "-o", again, "--set", "steps=500") == 0
     assert again.read_bytes() == pipeline.forecaster.read_bytes()
 
 
@@ -126,6 +131,46 @@ def orphan(folder: Path, dataset: Path) -> Path:
     document = json.loads((path / "zarr.json").read_text())
     document["attributes"]["weightcast"]["origins"][0]["path"] = str(folder / "nowhere.zarr")
     (path / "zarr.json").write_text(json.dumps(document))
+    return path
+
+
+def dataset_like(folder: Path, name: str, **recipe: Any) -> Path:
+    """A small dataset."""
+    table = ParameterTable.of([("w", (40,), "float32", "weight")])
+    with HistoryWriter.create(folder / f"{name}-run.zarr", table) as writer:
+        walk = np.random.default_rng(0).normal(size=(41, 40)).cumsum(axis=0).astype(np.float32)
+        writer.append(np.arange(41), np.zeros(41), walk)
+    path = folder / f"{name}.zarr"
+    build_dataset(folder / f"{name}-run.zarr", path, 40, scheduler="synchronous", **recipe)
+    return path
+
+
+def spoilt_dataset(folder: Path) -> Path:
+    """A dataset in which a later value is NaN."""
+    path = dataset_like(folder, "spoilt")
+    values = np.array(Dataset(path).y)
+    values[5] = np.nan
+    values.tofile(path / "y/c/0")
+    return path
+
+
+def later_forecaster(folder: Path, forecaster: Path) -> Path:
+    """A forecaster file that says it is of a later format."""
+    data = forecaster.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    document = json.loads(header["__metadata__"]["weightcast"]) | {"format": 99}
+    header["__metadata__"]["weightcast"] = json.dumps(document)
+    text = json.dumps(header).encode()
+    path = folder / "later.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    return path
+
+
+def huge_forecaster(folder: Path) -> Path:
+    """A forecaster file whose header claims terabytes."""
+    path = folder / "huge.safetensors"
+    path.write_bytes((1 << 43).to_bytes(8, "little") + b"{}")
     return path
 
 
@@ -269,6 +314,83 @@ BAD_INPUT = {
     "not a forecaster": ("evaluate {script} {history}", 1, ("safetensors",)),
     "truncated forecaster": ("evaluate {cut} {history}", 1, ("truncated",)),
     "no forecaster": ("evaluate no.safetensors {history}", 2, ("weightcast fit",)),
+    "no forecaster of that name": ("evaluate introspection-mnits {history}", 2, ("-mnist'",)),
+    "newer forecaster": ("evaluate {later} {history}", 1, ("format 99", "upgrade")),
+    "forecaster that claims terabytes": ("evaluate {huge} {history}", 1, ("huge.safetensors",)),
+    "NaN among the samples, fitted": (
+        "fit {spoilt} -o {new}.safetensors --hold-out 0.5",
+        1,
+        ("y has NaN", "row 5"),
+    ),
+    "NaN among the samples, evaluated": ("evaluate {forecaster} {spoilt}", 1, ("y, row 5",)),
+    "NaN among the samples, compared": ("compare {spoilt}", 1, ("y, row 5", "spoilt.zarr")),
+    "one feature too few": (
+        "evaluate {forecaster} {narrow}",
+        1,
+        ("narrow.zarr", "another context", "--context 1,0.7,0.4,0"),
+    ),
+    "samples of another horizon": (
+        "evaluate {forecaster} {nearer}",
+        1,
+        ("2t", "1.5t", "--horizon"),
+    ),
+    "history at another horizon": (
+        "evaluate {forecaster} {history} --horizon +50",
+        2,
+        ("2t", "t+50", "'ahead'"),
+    ),
+    "no horizon": ("evaluate {forecaster} {history} --horizon soon", 2, ("'soon'", "+500")),
+    "no such grouping": ("evaluate {forecaster} {history} --by age", 2, ("'age'", "kind")),
+    "drawn as something": ("evaluate {forecaster} {history} --plot {new}", 2, (".png", ".pdf")),
+    "unknown model": (
+        "fit {dataset} -o {new}.safetensors --model introspecton",
+        2,
+        ("'introspecton'", "'introspection'"),
+    ),
+    "unknown option of a model": (
+        "fit {dataset} -o {new}.safetensors --set hiden=3",
+        2,
+        ("'hiden'", "'hidden'"),
+    ),
+    "option that breaks its rule": (
+        "fit {dataset} -o {new}.safetensors --set hidden=0",
+        2,
+        ("hidden", "got 0"),
+    ),
+    "option without a value": (
+        "fit {dataset} -o {new}.safetensors --set hidden",
+        2,
+        ("hidden=40",),
+    ),
+    "forecaster named wrongly": ("fit {dataset} -o {new}", 2, (".safetensors",)),
+    "regressor named wrongly": (
+        "fit {dataset} -o {new}.safetensors --model ridge",
+        2,
+        (".skops",),
+    ),
+    "columns that are not there": (
+        "fit {dataset} -o {new}.safetensors --context 1,0.3",
+        2,
+        ("0.3", "--context"),
+    ),
+    "a model that the columns do not allow": (
+        "fit {dataset} -o {new}.safetensors --model line --context 1,0.4,ahead",
+        2,
+        ("ahead",),
+    ),
+    "swapped": ("evaluate {dataset} {forecaster}", 2, ("is a folder", "forecaster first")),
+    "grouped by an unknown name": ("evaluate {forecaster} {dataset} --by kidn", 2, ("'kind'",)),
+    "a plus sign forgotten": ("evaluate line {history} --horizon 500", 2, ("+500",)),
+    "early stopping without": (
+        "fit {dataset} -o {new}.safetensors --hold-out 1",
+        2,
+        ("--hold-out",),
+    ),
+    "compared on two recipes": ("compare {dataset} {nearer}", 1, ("dataset.zarr", "nearer.zarr")),
+    "compared by an unknown name": ("compare {dataset} --model rigde", 2, ("'rigde'", "'ridge'")),
+    "compared with a bad option": ("compare {dataset} --set ridge", 2, ("NAME.KEY=VALUE",)),
+    "compared with an unknown option": ("compare {dataset} --set wnn.x=1", 2, ("'x'", "wnn")),
+    "a history compared": ("compare {history}", 1, ("not a weightcast dataset",)),
     "bad numbers": ("dataset build {history} -o {new} --edges 0,x", 2, ("'0,x'",)),
     "bad shares": ("dataset build {history} -o {new} --shares 1,1,1", 2, ("sum to 1",)),
     "bad seed": ("dataset build {history} -o {new} --seed -1", 2, ("seed",)),
@@ -376,6 +498,11 @@ def test_bad_input_gets_one_line(
         "corrupt": damaged(tmp_path, "corrupt"),
         "missing": damaged(tmp_path, "missing"),
         "orphan": orphan(tmp_path, pipeline.dataset),
+        "spoilt": spoilt_dataset(tmp_path),
+        "narrow": dataset_like(tmp_path, "narrow", context=(1.0, 0.7, 0.4)),
+        "nearer": dataset_like(tmp_path, "nearer", horizon=1.5),
+        "later": later_forecaster(tmp_path, pipeline.forecaster),
+        "huge": huge_forecaster(tmp_path),
         "new": tmp_path / "new",
     }
     names = ("folder", "script", "history", "other", "dataset", "forecaster", "checkpoint")
@@ -389,7 +516,7 @@ def test_bad_input_gets_one_line(
     for text in texts:
         assert text in lines[-1]
     assert "Traceback" not in shown.err + shown.out
-    assert not (tmp_path / "new").exists()
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith("new") and p != places["newer"]]
     assert fingerprint(pipeline.folder) == before
 
 

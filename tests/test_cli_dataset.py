@@ -85,7 +85,56 @@ def test_every_option_reaches_the_recipe(folder: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("options", ["--samples 60", EVERY_OPTION])
+RICH = (
+    "--samples 60 --horizon 1.5,2,+8 "
+    "--context 1,0.7,t-3,mean:8/2,slope:8/2,spread:6/1,scale,step,ahead"
+)
+
+
+def test_windows_facts_and_horizons_are_told_in_words(folder: Path, capsys: Captured) -> None:
+    assert typed(f"build a.zarr {RICH} --dry-run") == 0
+    planned = squeezed(capsys.readouterr().out)
+    assert typed(f"build a.zarr -o d.zarr {RICH}") == 0
+    assert "60 samples of 9 inputs" in squeezed(capsys.readouterr().out)
+    assert typed("show d.zarr") == 0
+    shown = squeezed(capsys.readouterr().out)
+    for text in (
+        "inputs w(t), w(0.7t), w(t-3); mean, slope of the 5 snapshots from t-8 to t; spread of the "
+        "7 snapshots from t-6 to t; the tensor's scale; t; steps to the target",
+        "target w(1.5t) or w(2t) or w(t+8)",
+    ):
+        assert text in planned
+        assert text in shown
+    dataset = Dataset("d.zarr")
+    assert dataset.recipe.horizon == (1.5, 2.0, "+8")
+    assert set(dataset.horizon.tolist()) == {0, 1, 2}
+    assert typed("build a.zarr --context last:9/1 --horizon +5 --samples 40 --dry-run") == 0
+    shown = squeezed(capsys.readouterr().out)
+    assert "inputs w(t), w(t-1), ..., w(t-8) (9 values)\ntarget w(t+5)\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "text"),
+    [
+        ("--horizon 1", 2, "horizon must be greater than 1"),
+        ("--horizon two", 2, "got 'two'"),
+        ("--horizon 2,2", 2, "that differ"),
+        ("--context w", 2, "mean:, slope: or spread:STEPS/STRIDE"),
+        ("--context 1,slope:80/8", 1, "every 8 steps from t-80 to t"),
+        ("--horizon +70", 1, "and t+70"),
+    ],
+)
+def test_contexts_and_horizons_that_cannot_be_are_told_in_one_line(
+    folder: Path, more: str, code: int, text: str, capsys: Captured
+) -> None:
+    assert typed(f"build a.zarr -o d.zarr --samples 40 {more}") == code
+    error = capsys.readouterr().err
+    assert text in error
+    assert error.count("\n") == 1
+    assert not Path("d.zarr").exists()
+
+
+@pytest.mark.parametrize("options", ["--samples 60", EVERY_OPTION, RICH])
 def test_the_command_that_show_prints_builds_it_again(
     folder: Path, options: str, capsys: Captured
 ) -> None:
@@ -132,7 +181,7 @@ def test_build_prints_each_run_and_stratum(folder: Path, capsys: Captured) -> No
     held = int(dataset.validation.sum())
     assert f"{80 - held} rows for training, {held} held out for validation" in shown
     span = f"t from {dataset.step.min()} to {dataset.step.max()}, in d.zarr"
-    assert f"80 samples of 4 past values and one later value, {span}" in shown
+    assert f"80 samples of 4 inputs and one later value, {span}" in shown
 
 
 def test_one_run_without_ties_gets_no_column_for_them(folder: Path, capsys: Captured) -> None:
@@ -158,7 +207,7 @@ def test_fewer_samples_are_told(folder: Path, capsys: Captured) -> None:
 
 def plan_t(path: str) -> np.ndarray:
     """Steps t that can be drawn."""
-    return admissible(History(path).steps, Recipe(1))[0]
+    return admissible(History(path).steps, Recipe(1)).t
 
 
 def test_json_after_a_build_is_that_of_show(folder: Path, capsys: Captured) -> None:
@@ -281,7 +330,7 @@ def test_show_explains_in_words(folder: Path, capsys: Captured) -> None:
         f"0: {folder / 'a.zarr'} 61 ",
         f"1: {folder / 'b.zarr'} 61 ",
         "40 to 100 %",
-        "dataset format 2",
+        "dataset format 3",
     ):
         assert text in shown
     held = int(np.flatnonzero(np.bincount(Dataset("d.zarr").run[Dataset("d.zarr").validation]))[0])
@@ -362,8 +411,8 @@ def test_fit_uses_what_the_dataset_holds_out(folder: Path, unit: str, capsys: Ca
     held = int(Dataset("d.zarr").validation.sum())
     assert f"{held} held-out samples" in shown
     assert f"held out: the {unit}s that the dataset holds out for validation" in shown
-    card = load_with_card("f.safetensors")[1]["held_out"]
-    assert (card["by"], card["share"], card["seed"]) == ("dataset", 0.3, 0)
+    card = load_with_card("f.safetensors")[1]
+    assert card["split"] == {"by": "dataset", "share": 0.3, "seed": 0}
     assert card["errors"][-1]["count"] == held
 
 
@@ -382,7 +431,7 @@ def test_fit_without_anything_held_out(folder: Path, capsys: Captured) -> None:
     capsys.readouterr()
     assert fit() == 0
     assert "held out: 0.1 of the weights, by --hold-out\n" in capsys.readouterr().out
-    assert load_with_card("f.safetensors")[1]["held_out"]["share"] == 0.1
+    assert load_with_card("f.safetensors")[1]["split"]["share"] == 0.1
 
 
 def test_fit_with_nothing_to_hold_out(folder: Path, capsys: Captured) -> None:
