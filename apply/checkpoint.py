@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from weightcast.apply.jumping import jump
+from weightcast.apply.jumping import all_finite, horizon_of
+from weightcast.apply.needs import require_context
 from weightcast.predictor import Forecaster
 from weightcast.recorder.checkpoints import (
     find_state_dict,
@@ -19,13 +20,10 @@ from weightcast.recorder.checkpoints import (
     save_checkpoint,
     unwrapped,
 )
-from weightcast.store import (
-    History,
-    NonFiniteError,
-    ShapeError,
-    UsageError,
-    context_steps,
-)
+from weightcast.store import History, NonFiniteError, Parameter, ShapeError, UsageError
+from weightcast.store.columns import NOW
+from weightcast.store.context import Context
+from weightcast.store.gathering import ContextReader
 from weightcast.store.output import refuse_existing, replacing
 
 
@@ -65,13 +63,16 @@ def jump_checkpoint(
     checkpoint: str | Path,
     output: str | Path,
     *,
+    horizon: object = None,
     key: str | None = None,
     exact: bool = False,
     overwrite: bool = False,
 ) -> JumpReport:
     """Replace a checkpoint's weights by their forecast, made from a history.
 
-    Everything else in the checkpoint, such as buffers and optimizer state, stays as it is.
+    Everything else in the checkpoint, such as buffers and optimizer state, stays as it is. The
+    history is read block by block: memory is that of the checkpoint and of one block; tensors that
+    are not contiguous (channels_last) take one copy more.
 
     Parameters
     ----------
@@ -83,6 +84,9 @@ def jump_checkpoint(
         Fitted.
     checkpoint, output : str or Path
         Files of ``torch.save`` or, by their suffix, safetensors.
+    horizon : float or str, optional
+        How far to jump: a ratio of t (2) or steps ahead ("+500"), where the forecaster is told how
+        far it looks; by default its own single horizon.
     key : str, optional
         Where the checkpoint keeps the model's ``state_dict``. By default the checkpoint is one
         itself, or has it under ``state_dict``, ``model_state_dict``, ``model`` or ``net``.
@@ -99,6 +103,8 @@ def jump_checkpoint(
     ------
     StepNotRecordedError
         If a step of the context is not in the history.
+    UsageError
+        If the step is too early for a context, or the horizon is not one of the forecaster's.
     ShapeError
         If names or shapes of checkpoint and history differ; with `exact`, also if weights do.
     FormatError
@@ -108,7 +114,10 @@ def jump_checkpoint(
     """
     output = refuse_existing(output, overwrite=overwrite, kind="file")
     forecaster = forecaster.ready()
-    steps, rows = _context(history, step, forecaster)
+    context, target = forecaster.sees, horizon_of(forecaster, horizon).target(step)
+    if step > 0:
+        history.row(step)  # first of all: that the step is there
+    require_context(context, step)
     document, notes = load_checkpoint(Path(checkpoint))
     state = find_state_dict(document, key, checkpoint)
     if output.suffix == ".safetensors" and state.keys() != document.keys():
@@ -118,60 +127,75 @@ def jump_checkpoint(
         )
     named = unwrapped(state, {p.name for p in history.parameters})
     targets = dict(_match(history, named, checkpoint))
-    snapshots = [[_piece(history, row, name) for name in targets] for row in rows]
-    now = list(targets.values())
-    drift = _largest(_distance(a, b) for a, b in zip(now, snapshots[0], strict=True))
+    # flat in C order, as in the history: views, where a tensor lies so in memory
+    rows = {name: tensor.detach().reshape(-1) for name, tensor in targets.items()}
+    drift = _drift(history, step, rows)
     if exact and drift:
         raise ShapeError(
             f"{checkpoint} must be of step {step} of {history.path}: its weights differ by up to "
             f"{drift:.3g}: give that checkpoint, or jump all the same (--any-checkpoint)"
         )
-    forecasts = jump(now, snapshots, forecaster)
-    moved = sum(_distance(a, b).sum().item() for a, b in zip(forecasts, snapshots[0], strict=True))
+    moved = _jump(history, step, target, forecaster, rows)
     with torch.no_grad():
-        for tensor, forecast in zip(now, forecasts, strict=True):
-            tensor.copy_(forecast)
+        for name, tensor in targets.items():
+            if not tensor.is_contiguous():  # its row is a copy
+                tensor.copy_(rows[name].view(tensor.shape))
     with replacing(output) as temporary:
         save_checkpoint(document, temporary, notes)
     total = history.parameters.size
-    target = int(context_steps(step, (forecaster.horizon,))[0])
+    steps = sorted({int(s) for s in context.steps(step)}, reverse=True)
     known = {p.name for p in (*history.parameters, *history.buffers)}
     left = len(state) - len(known & named.keys())
     return JumpReport(steps, target, total, moved / max(total, 1), drift, left)
 
 
-def _context(
-    history: History, step: int, forecaster: Forecaster
-) -> tuple[list[int], list[npt.NDArray[Any]]]:
-    """Steps of a jump's context and all weights at each, finite."""
-    if step > 0:
-        history.row(step)  # first of all: that the step is there
-    steps: list[int] = context_steps(step, forecaster.context_).tolist()
-    if step < 1 or len(set(steps)) != len(steps):
-        raise UsageError(f"step {step} is too early to jump: its context would be {steps}")
-    rows = [history.snapshot(s) for s in steps]
-    for s, row in zip(steps, rows, strict=True):
-        if not np.isfinite(row).all():
-            raise NonFiniteError(
-                f"weights must be finite to be forecast: {history.path} has NaN or infinite ones "
-                f"at step {s}: jump at an earlier step"
-            )
-    return steps, rows
+def _drift(history: History, step: int, rows: dict[str, torch.Tensor]) -> float:
+    """Largest absolute difference from the history's weights; NaN if any is."""
+    largest = 0.0
+    for block in ContextReader(history, Context((NOW.fraction,))).blocks(step, None):
+        now = torch.from_numpy(block.now)
+        for p, here, there in _pieces(history, block.low, block.high):
+            found = float(_distance(rows[p.name][there], now[here]).max())
+            largest = float(np.maximum(largest, found))  # NaN stays
+    return largest
 
 
-def _largest(distances: Iterator[torch.Tensor]) -> float:
-    """Largest of all entries; NaN if any is."""
-    largest = [d.max() for d in distances if d.numel()]
-    return float(torch.stack(largest).max()) if largest else 0.0
+def _jump(
+    history: History,
+    step: int,
+    target: int,
+    forecaster: Forecaster,
+    rows: dict[str, torch.Tensor],
+) -> float:
+    """Write the forecasts of all weights into the rows; the sum of their absolute changes."""
+    moved = 0.0
+    reader = ContextReader(history, forecaster.sees)
+    for block in reader.blocks(step, target, truth=False):
+        forecast, now = forecaster.forecast(torch.from_numpy(block.seen)), block.now
+        for p, here, there in _pieces(history, block.low, block.high):
+            values = rows[p.name][there].copy_(forecast[here])
+            if not all_finite(values):
+                raise NonFiniteError(
+                    f"a forecast must be finite: some of {p.name!r} are NaN or infinite at step "
+                    f"{target}, from step {step} of {history.path}: jump less far, or earlier"
+                )
+            moved += float(_distance(values, torch.from_numpy(now[here])).sum())
+    return moved
+
+
+def _pieces(history: History, low: int, high: int) -> Iterator[tuple[Parameter, slice, slice]]:
+    """The parameters in a range of weights: where each lies in the range, and which part of it."""
+    table = history.parameters
+    for p in table[bisect_right(table, low, key=attrgetter("stop")) :]:
+        if p.offset >= high:
+            break
+        first, stop = max(p.offset, low), min(p.stop, high)
+        if first < stop:
+            yield p, slice(first - low, stop - low), slice(first - p.offset, stop - p.offset)
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return (a.detach().double() - b.double()).abs()
-
-
-def _piece(history: History, row: Any, name: str) -> torch.Tensor:
-    p = history.parameters[name]
-    return torch.from_numpy(row[p.offset : p.stop].reshape(p.shape))
+    return (a.double() - b.double()).abs()
 
 
 def _match(

@@ -4,6 +4,9 @@
 
     step   0 ......... 0.4t ......... 0.7t ......... t   t+1 ...
            copy        copy           copy           jump: w := forecast of w(2t); copies dropped
+                                  sums of a window
+
+What jumps need to have seen, and when, is in `needs`; what is held of it, in `watching`.
 """
 
 from __future__ import annotations
@@ -15,10 +18,12 @@ from typing import Any, Literal, Self
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from weightcast.apply.jumping import jump
+from weightcast.apply.jumping import forecasts, horizon_of
+from weightcast.apply.needs import require_context
+from weightcast.apply.watching import Watch
 from weightcast.predictor import Forecaster
 from weightcast.recorder.step import StepCounter
-from weightcast.store import ShapeError, UsageError, context_steps
+from weightcast.store import ShapeError, UsageError
 
 Moments = Literal["keep", "clear"]
 
@@ -27,8 +32,8 @@ class Jumper:
     """Makes a live optimizer's parameters jump to their forecast after given steps.
 
     The training loop does not change: the jumper counts the steps that the optimizer really takes,
-    through its hooks. It keeps only the snapshots that coming jumps need, on the parameters' own
-    devices.
+    through its hooks. It keeps only what coming jumps need, on the parameters' own devices: of past
+    values a snapshot from their step on, and of a window running sums, from its first step on.
 
     Parameters
     ----------
@@ -37,8 +42,11 @@ class Jumper:
     forecaster : Forecaster
         Fitted, or one that needs no training.
     jump_points : iterable of int
-        Steps t after which to jump. The weights become the forecast for ``forecaster.horizon``
-        times t; the count of steps goes on from t.
+        Steps t after which to jump. The weights become their forecast; the count of steps goes on
+        from t. A context or window that reaches back behind an earlier jump sees that jump too.
+    horizon : float or str, optional
+        How far to jump: a ratio of t (2) or steps ahead ("+500"), where the forecaster is told how
+        far it looks; by default its own single horizon.
     moments : {"keep", "clear"}
         What becomes of the optimizer's state, such as momentum, at a jump.
 
@@ -48,17 +56,22 @@ class Jumper:
         Optimizer steps counted.
     jumped : list of int
         Jump points that have been taken.
+    horizon : Horizon
 
     Raises
     ------
     UsageError
-        If there are no jump points, one is too early to have a context, or `moments` is unknown.
+        If there are no jump points, one is too early to have a context, `moments` is unknown, or
+        the forecaster cannot have the horizon, or needs one to be chosen.
 
     Notes
     -----
     Section 4.2 of Sinha et al. 2017. Step 0 is the weights right before the first counted step.
     After a jump the weights are at first worse than before, and better some tens of steps later:
     judge a jump by the run's later course.
+
+    A jump takes one more copy of the weights while it lasts: a forecast that is not finite is a
+    NonFiniteError out of ``optimizer.step()``, and then no weight was changed.
 
     Examples
     --------
@@ -79,6 +92,7 @@ class Jumper:
         forecaster: Forecaster,
         jump_points: Iterable[int],
         *,
+        horizon: object = None,
         moments: Moments = "keep",
     ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
@@ -87,43 +101,32 @@ class Jumper:
             raise UsageError(f"moments must be 'keep' or 'clear': got {moments!r}")
         self.optimizer = optimizer
         self.forecaster = forecaster.ready()
+        self.horizon = horizon_of(self.forecaster, horizon)
         self.moments = moments
         self.jump_points = sorted(set(jump_points))
-        self._contexts = {t: _context(t, self.forecaster.context_) for t in self.jump_points}
         if not self.jump_points:
             raise UsageError("jump_points must name at least one step: got none")
+        for t in self.jump_points:
+            if not isinstance(t, Integral):
+                raise UsageError(f"a jump point is a step, a whole number: got {t!r}")
+            require_context(self.forecaster.sees, t)
         self.step = 0
         self.jumped: list[int] = []
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self._snapshots: dict[int, list[torch.Tensor]] = {}
+        self._watch = Watch(self.forecaster.sees, self.jump_points, self._parameters)
         self._steps = StepCounter()
         self._handles: list[RemovableHandle] = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
 
-    def needed(self) -> set[int]:
-        """Steps whose snapshots the coming jumps need."""
-        return self._needed_after(self.step)
-
-    def _needed_after(self, step: int) -> set[int]:
-        return {s for t in self.jump_points if t > step for s in self._contexts[t]}
-
     def memory(self) -> int:
-        """Most bytes that snapshots take at any time of the run, known before it starts."""
-        steps = sorted({s for context in self._contexts.values() for s in context})
-        last_use = {s: max(t for t, c in self._contexts.items() if s in c) for s in steps}
-        most = max(sum(s <= now < last_use[s] for s in steps) for now in steps)
-        size: int = sum(p.numel() * p.element_size() for p in self._parameters)
-        return most * size
+        """Most bytes that are held between steps at any time of the run, known before it starts."""
+        return self._watch.memory()
 
     def state_dict(self) -> dict[str, Any]:
-        """Step count and snapshots, for a checkpoint beside the optimizer's own."""
-        return {
-            "step": self.step,
-            "jumped": list(self.jumped),
-            "snapshots": {s: [v.clone() for v in kept] for s, kept in self._snapshots.items()},
-        }
+        """Step count, snapshots and sums, for a checkpoint beside the optimizer's own."""
+        return {"step": self.step, "jumped": list(self.jumped), **self._watch.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint, at the step where it was saved; on error nothing changes.
@@ -131,40 +134,19 @@ class Jumper:
         Raises
         ------
         ShapeError
-            If the snapshots are of other parameters.
+            If the snapshots or sums are of other parameters.
         UsageError
-            If a snapshot that a coming jump needs is not in it.
+            If one that a coming jump needs is not in it.
         """
-        for step, kept in state["snapshots"].items():
-            if [v.shape for v in kept] != [p.shape for p in self._parameters]:
-                raise ShapeError(
-                    f"the snapshot of step {step} must have the optimizer's "
-                    f"{len(self._parameters)} parameters in their shapes: load the checkpoint of "
-                    "the same model"
-                )
-        step = int(state["step"])
-        have = {int(s) for s in state["snapshots"]}
-        missing = sorted(s for s in self._needed_after(step) if s <= step and s not in have)
-        if step and missing:
-            raise UsageError(
-                f"jumps after step {step} need the snapshots of steps {missing}, which the "
-                "checkpoint does not have: use the jump points it was saved with"
-            )
-        self.step, self.jumped = step, [int(t) for t in state["jumped"]]
-        self._snapshots = {
-            int(s): [
-                # a copy: the caller's tensors may be the live ones of another jumper
-                v.detach().to(p.device).clone()
-                for v, p in zip(kept, self._parameters, strict=True)
-            ]
-            for s, kept in state["snapshots"].items()
-        }
+        step, jumped = int(state["step"]), [int(t) for t in state["jumped"]]
+        self._watch.load_state_dict(state, step)
+        self.step, self.jumped = step, jumped
 
     def close(self) -> None:
-        """Stop counting and jumping; drop the snapshots."""
+        """Stop counting and jumping; drop what was collected."""
         for handle in self._handles:
             handle.remove()
-        self._snapshots.clear()
+        self._watch.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -174,36 +156,28 @@ class Jumper:
 
     def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if self._steps.before(optimizer) and self.step == 0:
-            self._keep()
+            self._watch.see(0)
 
     def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if not self._steps.after(optimizer):
             return
         self.step += 1
         try:
-            if self.step in self._contexts:
+            if self.step in self.jump_points:
                 self._jump()
         finally:  # a jump that was refused does not spoil the next
-            self._keep()
-
-    def _keep(self) -> None:
-        """Drop the snapshots that no coming jump needs, and take this step's if one does."""
-        needed = self.needed()
-        for step in [s for s in self._snapshots if s not in needed]:
-            del self._snapshots[step]
-        if self.step in needed:
-            self._snapshots[self.step] = [p.detach().clone() for p in self._parameters]
+            self._watch.see(self.step)
 
     @torch.no_grad()
     def _jump(self) -> None:
         self._require_same_parameters()
+        rows = self._watch.rows(self.step, self.horizon.target(self.step))
         moving = [i for i, p in enumerate(self._parameters) if p.requires_grad]
         parameters = [self._parameters[i] for i in moving]
-        kept = self._snapshots | {self.step: self._parameters}
-        snapshots = [[kept[s][i] for i in moving] for s in self._contexts[self.step]]
-        forecasts = jump(parameters, snapshots, self.forecaster)
-        if forecasts:
-            torch._foreach_copy_(parameters, forecasts)
+        layouts = [self._watch.layouts[i] for i in moving]
+        found = forecasts(parameters, layouts, map(rows, moving), self.forecaster)
+        if found:
+            torch._foreach_copy_(parameters, found)
         if self.moments == "clear":
             self.optimizer.state.clear()
         self.jumped.append(self.step)
@@ -216,15 +190,3 @@ class Jumper:
                 f"jumper was made, and has others at step {self.step}: make the jumper after all "
                 "parameter groups are added"
             )
-
-
-def _context(t: int, fractions: tuple[float, ...]) -> list[int]:
-    if not isinstance(t, Integral):
-        raise UsageError(f"a jump point is a step, a whole number: got {t!r}")
-    steps: list[int] = context_steps(t, fractions).tolist()
-    if t < 1 or len(set(steps)) != len(steps):
-        raise UsageError(
-            f"a jump point needs distinct context steps at {fractions} of it: {t} gives {steps}; "
-            "jump later"
-        )
-    return steps

@@ -117,14 +117,19 @@ def test_a_state_dict_is_jumped_as_by_hand(run: Run, forecaster: Any, tmp_path: 
     torch.save(run.states[STEP], tmp_path / "in.pt")
     report = jump_checkpoint(run.history, STEP, forecaster, tmp_path / "in.pt", tmp_path / "out.pt")
     expected = by_hand(run, forecaster, [10, 7, 4, 0])
-    assert same(load_torch(tmp_path / "out.pt"), expected)
+    found = load_torch(tmp_path / "out.pt")
+    if isinstance(forecaster, LinearFit):
+        assert same(found, expected)
+    else:  # its matrix products are over other blocks of weights: rounded in another order
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-7)
     moves = [
         float((expected[name].double() - run.states[STEP][name].double()).abs().sum())
         for name in run.names
     ]
     count = sum(run.states[STEP][name].numel() for name in run.names)
     assert report == JumpReport(
-        [10, 7, 4, 0], 20, count, pytest.approx(sum(moves) / count, rel=1e-9), 0.0
+        [10, 7, 4, 0], 20, count, pytest.approx(sum(moves) / count, rel=1e-5), 0.0
     )
     assert same(load_torch(tmp_path / "in.pt"), run.states[STEP])
 
@@ -440,7 +445,7 @@ def test_a_step_that_is_not_recorded(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(2)}, tmp_path / "in.pt")
     with refuses(StepNotRecordedError, "step 11", "8 and 12"):
         refused(history, tmp_path, step=11)
-    with refuses(StepNotRecordedError, "step 5 ", "4 and 8"):  # of the context of 12
+    with refuses(StepNotRecordedError, "t = 12", "step 5", "nearest is 4"):
         refused(history, tmp_path, step=12)
     with refuses(StepNotRecordedError, "step 99", "20"):
         refused(history, tmp_path, step=99)
@@ -586,9 +591,18 @@ def test_a_history_that_diverged(value: float, tmp_path: Path) -> None:
     recorded.weights[4, 1] = value
     history = History(recorded.write(tmp_path / "h.zarr"))
     torch.save({"w": torch.zeros(3)}, tmp_path / "in.pt")
-    with refuses(NonFiniteError, "step 4", history.path):
+    with refuses(NonFiniteError, "w[1] at t = 10", history.path):
         refused(history, tmp_path)
     jump_checkpoint(history, 20, LinearFit(), tmp_path / "in.pt", tmp_path / "out.pt")
+
+
+def test_a_forecast_too_large_for_the_checkpoints_dtype(tmp_path: Path) -> None:
+    recorded = wandering(3, 11)
+    recorded.weights[:] = 4000 * np.arange(11)[:, None]  # at step 20: 80,000
+    history = History(recorded.write(tmp_path / "h.zarr"))
+    torch.save({"w": torch.full((3,), 40_000.0).half()}, tmp_path / "in.pt")
+    with refuses(NonFiniteError, "'w'", "step 20", history.path):
+        refused(history, tmp_path)
 
 
 def test_an_output_that_exists(run: Run, tmp_path: Path) -> None:

@@ -543,6 +543,21 @@ def test_memory_holds_at_every_moment(points: list[int]) -> None:
     assert counter.most * 8 * 4 == jumper.memory()
 
 
+def test_memory_holds_where_the_first_steps_are_skipped() -> None:
+    """AMP's scaler begins with a scale that overflows: step 0 is seen again and again."""
+    weight = nn.Parameter(torch.zeros(8))
+    optimizer = torch.optim.SGD([weight], lr=1.0, fused=True)
+    with CloneCounter() as counter:
+        jumper = Jumper(optimizer, LinearFit((1.0, 0.0)), [10])
+        for step in range(12):
+            weight.grad = torch.ones(8)
+            optimizer.found_inf = torch.tensor(float(step < 2))
+            optimizer.grad_scale = torch.ones(())
+            optimizer.step()
+    assert jumper.jumped == [10]
+    assert counter.most * 8 * 4 == jumper.memory()
+
+
 # ---- stopping and resuming
 
 

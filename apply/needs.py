@@ -1,0 +1,104 @@
+"""What a jump needs to have seen, as plain data: steps, and from when to when each is held.
+
+::
+
+    step        0 ........ 0.4t ........ t-800 . . . . . . . . t
+    snapshots   held ------------------------------------------|   read by the jump, dropped
+                           held -------------------------------|
+    sums                                 held (+ + + + + + + +)|
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from weightcast.store import UsageError
+from weightcast.store.columns import NOW, Past
+from weightcast.store.context import MOST_BACK, Context
+from weightcast.store.windows import Window
+
+Key = int | tuple[int, Window]  # a snapshot's step; or a jump point and one of its windows
+Life = tuple[int, int]  # from which step on it is held, and the step at which it is dropped
+SEARCHED = 10_000
+
+
+def past_steps(context: Context, t: int) -> dict[Past, int]:
+    """Steps before t of which a jump at t needs a snapshot.
+
+    Examples
+    --------
+    >>> list(past_steps(Context.of("1,0.4,t-25,slope:50/25"), 100).values())
+    [40, 75]
+    """
+    past = (c for c in context.columns if isinstance(c, Past) and c != NOW)
+    return {c: int(c.step(t)) for c in past}
+
+
+def lives(context: Context, jump_points: Iterable[int]) -> dict[Key, Life]:
+    """When what jumps need is held; a snapshot once for all of them.
+
+    Examples
+    --------
+    >>> plan = lives(Context.of("1,0.5,slope:20/10"), [100, 110])
+    >>> plan[50], plan[100, Window(20, 10)], plan[110, Window(20, 10)]
+    ((50, 100), (80, 100), (90, 110))
+    """
+    found: dict[Key, Life] = {}
+    for t in sorted(jump_points):
+        found |= {step: (step, t) for step in past_steps(context, t).values()}
+        found |= {(t, w): (t - w.steps, t) for w in context.windows}
+    return found
+
+
+def require_context(context: Context, t: int) -> None:
+    """Check that there is a whole context at step t.
+
+    Raises
+    ------
+    UsageError
+        If not; the message has the next step that has one.
+
+    Examples
+    --------
+    >>> require_context(Context.of("slope:800/25"), 700)
+    Traceback (most recent call last):
+    weightcast.store.errors.UsageError: step 700 is too early to jump: ...
+    """
+    if t < 1 or not _is_whole(context, np.array([t])).all():
+        raise UsageError(
+            f"step {t} is too early to jump: the steps of its context {context} must be distinct "
+            f"and from 0 on; the earliest jump point is {earliest(context, t)}"
+        )
+
+
+def earliest(context: Context, t: int) -> int:
+    """The first step from t on that has a whole context.
+
+    Examples
+    --------
+    >>> earliest(Context.of((1, 0.7, 0.4, 0)), 0), earliest(Context.of("slope:800/25"), 700)
+    (3, 800)
+    """
+    low = min(max(t, context.reach, 1), MOST_BACK)
+    candidates = np.arange(low, low + SEARCHED)
+    found = candidates[_is_whole(context, candidates)]
+    if len(found):
+        return int(found[0])
+    # where fractions of t are a whole step apart, so are the steps nearest to them
+    fractions = [p.fraction for p in context.points if not p.back]
+    apart = max(1 / (a - b) for a, b in itertools.pairwise(fractions))
+    return max(low, math.ceil(min(apart, MOST_BACK)))
+
+
+def _is_whole(context: Context, t: Any) -> Any:
+    """For each step t, whether its context's steps are distinct and from 0 on."""
+    whole = t > 0
+    for points in context.series:
+        steps = np.stack([p.step(t) for p in points], axis=-1)
+        whole = whole & (steps[:, -1] >= 0) & (np.diff(steps) < 0).all(axis=-1)
+    return whole
