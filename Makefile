@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PACKAGES := apply cli experiments predictor recorder store
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types check bench bench-recorder bench-sampling clean
+.PHONY: demo test lint types check bench bench-recorder bench-sampling bench-forecast clean
 
 demo: $(STAMP)
 	$(BIN)/weightcast demo -o demo
@@ -35,6 +35,9 @@ bench-recorder: $(STAMP)
 
 bench-sampling: $(STAMP)
 	$(BIN)/python benchmarks/sampling.py
+
+bench-forecast: $(STAMP)
+	$(BIN)/python benchmarks/forecast.py
 
 clean:
 	rm -rf $(VENV) .types build *.egg-info .pytest_cache .mypy_cache .ruff_cache demo

@@ -1,8 +1,7 @@
-"""What the benchmarks share: MNIST, the paper's N0 network, and a training of it."""
+"""What the benchmarks share: MNIST, and a training of the paper's N0 network."""
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,28 +9,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from weightcast.experiments.mnist import load_images
+from weightcast.experiments.networks import n0
+from weightcast.store import WeightcastError
+
 Data = tuple[torch.Tensor, torch.Tensor]
-
-
-def n0() -> nn.Module:
-    """The paper's N0: three 5x5 convolutions and two linear layers, 551,818 weights."""
-    return nn.Sequential(
-        *(nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),  # [n, 8, 14, 14]
-        *(nn.Conv2d(8, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),  # [n, 16, 7, 7]
-        *(nn.Conv2d(16, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)),
-        *(nn.Flatten(), nn.Linear(512, 1024), nn.ReLU(), nn.Dropout(), nn.Linear(1024, 10)),
-    )
 
 
 def mnist(folder: Path) -> Data:
     """Training images [N, 1, 28, 28] from 0 to 1, and labels [N], from IDX files."""
-    if not folder.is_dir():
-        raise SystemExit(f"no MNIST files in {folder}: give their folder with --data")
-    images = gzip.decompress((folder / "train-images-idx3-ubyte.gz").read_bytes())
-    labels = gzip.decompress((folder / "train-labels-idx1-ubyte.gz").read_bytes())
-    x = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 1, 28, 28)
-    y = np.frombuffer(labels, np.uint8, offset=8)
-    return torch.tensor(x / 255, dtype=torch.float32), torch.tensor(y.astype(np.int64))
+    try:
+        return load_images(folder, "train")
+    except WeightcastError as error:
+        raise SystemExit(f"{error} (--data DIR)") from error
 
 
 class Training:

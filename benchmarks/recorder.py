@@ -21,10 +21,12 @@ from pathlib import Path
 
 import torch
 from arms import ARMS, CONTROL, COPY, OURS, TENTH
-from common import Data, mnist, n0
+from common import Data, mnist
 from measuring import WARM_UP, Run, in_a_process
 from rich.console import Console
 from rich.table import Table
+
+from weightcast.experiments.networks import n0
 
 CONSOLE = Console(width=140)
 VALUES = sum(p.numel() for p in n0().parameters())

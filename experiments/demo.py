@@ -41,7 +41,7 @@ from weightcast.predictor import (
     one_thread,
     save,
 )
-from weightcast.predictor.evaluation import overall
+from weightcast.predictor.tally import overall
 from weightcast.recorder import Jump, Recorder, Steps, Union
 from weightcast.store import Dataset, History, OutputExistsError, build_dataset, context_steps
 from weightcast.store.extras import require_matplotlib
@@ -196,10 +196,12 @@ def compare(
         curves["line jumps"].append(run.jumps(seed, LinearFit(), jump_points))
         curves["tuned rate"].append(run.constant(seed, rate))
         curves["one-cycle"].append(run.one_cycle(seed, peak))
-        forecast.append(evaluate_history(forecaster, History(path), points=len(jump_points))[:-1])
+        points = len(jump_points)
+        measured = evaluate_history(forecaster, History(path), points=points, by=["t"])
+        forecast.append(measured[:-1])
     by_point = [overall(list(group)) for group in zip(*forecast, strict=True)]
     named = [
-        Errors(first.group, e.count, e.forecaster, e.last_value, e.linear_fit)
+        Errors(first.group, e.count, e.forecaster, e.last_value, e.linear_fit, "t")
         for first, e in zip(forecast[0], by_point, strict=True)
     ]
     return DemoResult(steps, jump_points, rate, peak, curves, [*named, overall(named)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import median
 
@@ -28,9 +29,9 @@ def table(result: DemoResult) -> tuple[list[str], list[list[str]]]:
     ]
     total = result.forecast[-1]
     forecast = {
-        "plain": f"{1000 * total.last_value:.3f} (last value)",
+        "plain": f"{1000 * _known(total.last_value):.3f} (last value)",
         "jumps": f"{1000 * total.forecaster:.3f}",
-        "line jumps": f"{1000 * total.linear_fit:.3f}",
+        "line jumps": f"{1000 * _known(total.linear_fit):.3f}",
     }
     rows = []
     for arm, curves in result.curves.items():
@@ -56,8 +57,8 @@ def verdict(result: DemoResult) -> str:
 
 def _on_forecast(result: DemoResult) -> str:
     total = result.forecast[-1]
-    against = _percent(total.forecaster, total.last_value)
-    straight = _percent(total.forecaster, total.linear_fit)
+    against = _percent(total.forecaster, _known(total.last_value))
+    straight = _percent(total.forecaster, _known(total.linear_fit))
     return (
         f"Forecast: for w(2t) of networks it never saw, the error is {against} the last value's "
         f"and {straight} the straight line's."
@@ -128,6 +129,10 @@ def _typical(steps: Sequence[int | None]) -> float | None:
     """Median over the seeds, counting a level never reached as later than any step."""
     middle = median(float("inf") if s is None else s for s in steps)
     return None if middle == float("inf") else float(middle)
+
+
+def _known(error: float | None) -> float:
+    return math.nan if error is None else error
 
 
 def _percent(value: float, reference: float) -> str:
