@@ -119,11 +119,24 @@ def test_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             continue  # `make demo` runs it, and tests/test_experiments_demo.py its parts
         smaller = {"800000": "3000", "3000": "150"}
         words = [smaller.get(word, word) for word in words]
-        extra = {"fit": ["--steps", "200"]}.get(words[0], [])
+        extra = {"fit": ["--set", "steps=200"]}.get(words[0], [])
         if words[0] == "jump":
             train = ["record", "-q", "-o", "again.zarr", "--", "train.py", "--save-at", "150"]
             assert main(train) == 0
         assert main([*words, *extra]) == 0, line
+
+
+def test_a_forecaster_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example of docs/forecasters.md prints what its comments say."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs/forecasters.md").read_text()
+    programs = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    exec(compile(programs[-1], "docs/forecasters.md", "exec"), {})
+    part, weight = capsys.readouterr().out.split()
+    assert float(part) == 0.5
+    assert float(weight) == pytest.approx(-12.5, rel=1e-5)
 
 
 def test_readme_links_exist() -> None:
