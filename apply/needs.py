@@ -19,12 +19,13 @@ import numpy as np
 
 from weightcast.store import UsageError
 from weightcast.store.columns import NOW, Past
-from weightcast.store.context import MOST_BACK, Context
+from weightcast.store.context import Context
 from weightcast.store.windows import Window
 
 Key = int | tuple[int, Window]  # a snapshot's step; or a jump point and one of its windows
 Life = tuple[int, int]  # from which step on it is held, and the step at which it is dropped
 SEARCHED = 10_000
+MOST_BACK = 1 << 62
 
 
 def past_steps(context: Context, t: int) -> dict[Past, int]:

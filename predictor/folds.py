@@ -106,7 +106,7 @@ def _require_alike(first: Dataset, other: Dataset) -> None:
 
     if (first.recipe.context, first.recipe.horizon) != (other.recipe.context, other.recipe.horizon):
         raise ShapeError(
-            "datasets that are compared on together must have one context and horizon: "
+            "datasets that are compared together must have one context and horizon: "
             f"{what(first)}, {what(other)}: build them with the same --context and --horizon"
         )
 

@@ -41,7 +41,6 @@ from weightcast.store.windows import RunningSums, Window
 
 PAPER_CONTEXT = (1.0, 0.7, 0.4, 0.0)  # section 4.1: w(t), w(0.7t), w(0.4t), w(0)
 MOST_SEEN = 1 << 18  # snapshots of all windows together: a file may claim any
-MOST_BACK = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -219,11 +218,20 @@ class Context:
         wanted = Context.of(tuple(entries))
         missing = [e for e in wanted.entries if e not in self.entries]
         if missing:
+            both = dict.fromkeys((*wanted.columns, *self.columns))
+            ordered = [text_of(column) for column in sorted(both, key=_place)]
             raise UsageError(
                 f"context {printed(self.entries)} has no {printed(missing)}: build a dataset with "
-                f"--context {printed(dict.fromkeys((*wanted.entries, *self.entries)))}"
+                f"--context {printed(ordered)}"
             )
         return [self.entries.index(e) for e in wanted.entries]
 
     def __str__(self) -> str:
         return printed(self.entries)
+
+
+def _place(column: Column) -> tuple[int, float]:
+    """By what columns are put into an order that a context may have them in."""
+    if isinstance(column, Past):
+        return (1, column.back) if column.back else (0, -column.fraction)
+    return (2, 0)

@@ -208,3 +208,12 @@ def test_many_horizons_are_compared_in_little_time() -> None:
 def test_a_window_is_of_whole_numbers(steps: Any, stride: Any) -> None:
     with refuses(UsageError, "a window is STEPS/STRIDE"):
         Window(steps, stride)
+
+
+def test_what_a_message_proposes_is_a_context() -> None:
+    """The two contexts put together, in an order that both can have."""
+    with pytest.raises(UsageError, match="t-50,slope") as caught:
+        Context.of("1,0.7,0,t-75,ahead").places((1.0, 0.5, "t-50", "slope:8/2"))
+    proposed = str(caught.value).split("--context ")[1]
+    assert proposed == "1,0.7,0.5,0,t-50,t-75,slope:8/2,ahead"
+    assert str(Context.of(proposed)) == proposed
