@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--schedule",
-    help="Steps to record: every:N, log:N (a decade), dense:N (up to), steps:A,B,..., "
-    "jump:A,B,... (what jumps there need), joined by '+'; by default every:1, or that of the "
-    "history to resume.",
+    help="Steps to record: every:N, log:N (a decade), geometric:AxRATIO (each a multiple of the "
+    "one before), dense:N (up to), steps:A,B,..., jump:A,B,... (what jumps there need), joined by "
+    "'+'; by default every:1, or that of the history to resume.",
 )
 @click.option(
     "--model",

@@ -8,6 +8,7 @@ from weightcast.recorder.recording import Recorder, RecordingSummary
 from weightcast.recorder.schedule import (
     Dense,
     Every,
+    Geometric,
     Jump,
     Log,
     Schedule,
@@ -22,6 +23,7 @@ __all__ = [
     "Dense",
     "Every",
     "ExportReport",
+    "Geometric",
     "ImportPlan",
     "Jump",
     "Log",

@@ -36,6 +36,11 @@ class Subject:
         )
 
     @property
+    def model(self) -> nn.Module | None:
+        """The model; None of parameters without a module."""
+        return self._model
+
+    @property
     def names(self) -> list[str]:
         """The variables of the script that hold the model, then its class."""
         if self._model is None:
@@ -69,7 +74,7 @@ class Subject:
         ids = _ids(optimizer.param_groups)
         if trains and not ids <= held:
             raise RecordingError(
-                "an optimizer must not take on parameters outside of the recorded model: it had "
+                "an optimizer must not take on parameters outside of the model it trains: it had "
                 f"{before}, and has {count} now: add them to the model, and all parameter groups "
                 "before the first step"
             )
@@ -98,16 +103,16 @@ def _variables() -> Iterator[tuple[str, Any]]:
             yield from list(frame.f_locals.items())
 
 
-def find_model(optimizer: torch.optim.Optimizer) -> nn.Module | None:
-    """Find the live module whose parameters an optimizer updates.
+def find_model(*optimizers: torch.optim.Optimizer) -> nn.Module | None:
+    """Find the live module whose parameters one or more optimizers update.
 
     Returns
     -------
     nn.Module or None
-        The outermost module that holds all parameters of the optimizer, so that names are those of
+        The outermost module that holds all parameters of the optimizers, so that names are those of
         the script's own ``model.state_dict()``; None if there is no such module.
     """
-    wanted = _ids(optimizer.param_groups)
+    wanted = set().union(*(_ids(optimizer.param_groups) for optimizer in optimizers))
     # type(), not isinstance(): live objects may have a __class__ property with side effects
     modules = [
         o

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy.typing as npt
+
 from weightcast.recorder.feed import Feed
 from weightcast.recorder.rows import Rows
 from weightcast.recorder.sources import Sources
@@ -54,6 +58,17 @@ class Intake:
         """Hand over what has arrived from a device meanwhile."""
         if self._staging is not None:
             self._staging.deliver(wait=False)
+
+    def waiting(self) -> dict[int, npt.NDArray[Any]]:
+        """Weights, shape (P,), of each step that may not be in the history yet.
+
+        Views of the ring's slots: good until the next row is taken.
+        """
+        if self._staging is not None:
+            self._staging.deliver(wait=True, all_rows=True)
+        ring = self.feed.ring
+        rows = range(ring.drained, ring.written)
+        return {int(ring.steps[r % ring.plan.slots]): ring.rows("weights", r, 1)[0] for r in rows}
 
     def close(self) -> None:
         """Bring all rows into the history."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -285,6 +286,14 @@ class Recorder:
                 self._intake.feed.log(self.step, name, number)
             except (WeightcastError, OSError) as error:
                 self._fail(error)
+
+    def waiting(self) -> dict[int, npt.NDArray[Any]]:
+        """Recorded weights, shape (P,), by step, as far as they may not be in the history yet.
+
+        Views, good until the next step is counted. A history that is opened afterwards has all
+        steps that are not among them.
+        """
+        return {} if self._intake is None else self._intake.waiting()
 
     def close(self) -> None:
         """Bring everything into the history and stop counting. Closing again does nothing.

@@ -39,6 +39,26 @@ def terminated_as_exit() -> Iterator[None]:
         signal.signal(signal.SIGTERM, kept)
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait for the end of something that must not be half done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    kept = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    kept = {n: handler for n, handler in kept.items() if callable(handler)}
+    for number in kept:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+        for sent in came:
+            signal.raise_signal(sent)
+
+
 def script_runner(argv: Sequence[str]) -> Callable[[], object]:
     """Check a script's command line and return a function that runs it as ``__main__``.
 

@@ -4,6 +4,7 @@
 
     every:10                  0 10 20 30 ...
     log:4                     1 2 3 6 10 18 32 56 100 ...    4 a decade, evenly spaced in log(step)
+    geometric:500x2           0 500 1000 2000 4000 ...
     dense:500                 0 1 2 ... 500
     steps:1,5,2000            1 5 2000
     jump:3000,4000            0 1200 2100 3000 1600 2800 4000  what jumps there need to look back at
@@ -16,14 +17,41 @@ Step 0, the weights before the first optimizer step, is recorded by every schedu
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterable
+import heapq
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from weightcast.recorder.series import (
+    Dense,
+    Every,
+    Geometric,
+    Log,
+    Steps,
+    require_some,
+    require_step,
+)
 from weightcast.store import UsageError
 from weightcast.store.columns import Entry
 from weightcast.store.context import PAPER_CONTEXT, Context
+
+__all__ = [
+    "Dense",
+    "Every",
+    "Geometric",
+    "Jump",
+    "Log",
+    "Schedule",
+    "Steps",
+    "Union",
+    "parse_schedule",
+]
+
+_RULE = (
+    "a schedule is every:N, log:N, geometric:AxRATIO, dense:N, steps:A,B,... or jump:A,B,..., "
+    "joined by '+'"
+)
 
 
 class Schedule(Protocol):
@@ -33,124 +61,10 @@ class Schedule(Protocol):
     def count(self) -> int | None:
         """How many steps it has, step 0 included; None if there is no end."""
 
+    def members(self, start: int = 1) -> Iterator[int]:
+        """Its steps from `start` on, which is 1 or later; in order, each once."""
+
     def __contains__(self, step: int) -> bool: ...
-
-
-@dataclass(frozen=True)
-class Every:
-    """Every n-th step.
-
-    Examples
-    --------
-    >>> 20 in Every(10), 21 in Every(10)
-    (True, False)
-    """
-
-    n: int
-
-    def __post_init__(self) -> None:
-        _at_least_one("every", self.n)
-
-    @property
-    def count(self) -> None:
-        """There is no end."""
-
-    def __contains__(self, step: int) -> bool:
-        return step % self.n == 0
-
-    def __str__(self) -> str:
-        return f"every:{self.n}"
-
-
-@dataclass(frozen=True)
-class Log:
-    """A number of steps per decade, evenly spaced in the logarithm of the step.
-
-    Examples
-    --------
-    >>> [step for step in range(101) if step in Log(4)]
-    [0, 1, 2, 3, 6, 10, 18, 32, 56, 100]
-    """
-
-    per_decade: int
-
-    def __post_init__(self) -> None:
-        _at_least_one("log", self.per_decade)
-
-    @property
-    def count(self) -> None:
-        """There is no end."""
-
-    def __contains__(self, step: int) -> bool:
-        if step < 1:
-            return step == 0
-        nearest = math.floor(math.log10(step) * self.per_decade)
-        powers = (10 ** (k / self.per_decade) for k in range(max(nearest - 1, 0), nearest + 3))
-        return any(math.floor(power + 0.5) == step for power in powers)
-
-    def __str__(self) -> str:
-        return f"log:{self.per_decade}"
-
-
-@dataclass(frozen=True)
-class Dense:
-    """Every step up to and including the last.
-
-    Examples
-    --------
-    >>> 500 in Dense(500), 501 in Dense(500)
-    (True, False)
-    """
-
-    last: int
-
-    def __post_init__(self) -> None:
-        _at_least_one("dense", self.last)
-
-    @property
-    def count(self) -> int:
-        """How many steps it has."""
-        return self.last + 1
-
-    def __contains__(self, step: int) -> bool:
-        return step <= self.last
-
-    def __str__(self) -> str:
-        return f"dense:{self.last}"
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Explicit steps.
-
-    Examples
-    --------
-    >>> print(Steps.of([300, 5]))
-    steps:5,300
-    """
-
-    steps: frozenset[int]
-
-    def __post_init__(self) -> None:
-        _not_empty("steps", self.steps)
-        for step in self.steps:
-            _at_least_one("steps", step)
-
-    @classmethod
-    def of(cls, steps: Iterable[int]) -> Steps:
-        """Build from any iterable of steps."""
-        return cls(frozenset(steps))
-
-    @property
-    def count(self) -> int:
-        """How many steps it has."""
-        return len(self.steps) + 1
-
-    def __contains__(self, step: int) -> bool:
-        return step == 0 or step in self.steps
-
-    def __str__(self) -> str:
-        return f"steps:{','.join(str(s) for s in sorted(self.steps))}"
 
 
 @dataclass(frozen=True)
@@ -183,9 +97,9 @@ class Jump:
     def __post_init__(self) -> None:
         context = Context.of(self.context)
         object.__setattr__(self, "context", context.entries)
-        _not_empty("jump", self.points)
+        require_some("jump", self.points)
         for point in self.points:
-            _at_least_one("jump", point)
+            require_step("jump", point)
         if (first := min(self.points)) < context.reach:
             raise UsageError(
                 f"a jump at step {first} cannot look back {context.reach} steps, as context "
@@ -198,6 +112,11 @@ class Jump:
     def count(self) -> int:
         """How many steps it has."""
         return len(self._needed)  # type: ignore[attr-defined]
+
+    def members(self, start: int = 1) -> Iterator[int]:
+        """Its steps from `start` on, in order."""
+        needed: frozenset[int] = self._needed  # type: ignore[attr-defined]
+        return iter(sorted(step for step in needed if step >= start))
 
     def __contains__(self, step: int) -> bool:
         return step in self._needed  # type: ignore[attr-defined]
@@ -216,13 +135,18 @@ class Union:
     parts: tuple[Schedule, ...]
 
     def __post_init__(self) -> None:
-        _not_empty("+", self.parts)
+        require_some("+", self.parts)
 
     @property
     def count(self) -> int | None:
         """How many steps it has at most; None if there is no end."""
         counts = [part.count for part in self.parts]
         return None if None in counts else sum(n for n in counts if n is not None)
+
+    def members(self, start: int = 1) -> Iterator[int]:
+        """Steps of its parts from `start` on, in order and each once."""
+        merged = heapq.merge(*(part.members(start) for part in self.parts))
+        return (step for step, _ in itertools.groupby(merged))
 
     def __contains__(self, step: int) -> bool:
         return any(step in part for part in self.parts)
@@ -258,8 +182,8 @@ def parse_schedule(text: str) -> Schedule:
     dense:500+every:100
     >>> parse_schedule("weekly")
     Traceback (most recent call last):
-    weightcast.store.errors.UsageError: a schedule is every:N, log:N, dense:N, steps:A,B,... or \
-jump:A,B,..., joined by '+': got 'weekly'
+    weightcast.store.errors.UsageError: a schedule is every:N, log:N, geometric:AxRATIO, dense:N, \
+steps:A,B,... or jump:A,B,..., joined by '+': got 'weekly'
     """
     parts = [_parse_term(term.strip(), text) for term in text.split("+")]
     return parts[0] if len(parts) == 1 else Union(tuple(parts))
@@ -269,6 +193,9 @@ def _parse_term(term: str, text: str) -> Schedule:
     name, _, rest = term.partition(":")
     rest, at, context = rest.partition("@")
     try:
+        if name == "geometric" and not at:
+            first, _, ratio = rest.partition("x")
+            return Geometric(int(first), float(ratio))
         numbers = [int(n) for n in rest.split(",")]
         if name == "jump":
             return Jump(tuple(numbers), Context.of(context).entries if at else PAPER_CONTEXT)
@@ -276,24 +203,11 @@ def _parse_term(term: str, text: str) -> Schedule:
     except (KeyError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(
-            "a schedule is every:N, log:N, dense:N, steps:A,B,... or jump:A,B,..., "
-            f"joined by '+': got {text!r}"
-        ) from None
+        raise UsageError(f"{_RULE}: got {text!r:.200}") from None
     return parser(numbers)
 
 
 def _one(name: str, numbers: list[int]) -> int:
     if len(numbers) != 1:
-        raise UsageError(f"schedule {name!r} takes one number: got {numbers}")
+        raise UsageError(f"schedule {name!r} takes one number: got {len(numbers)}")
     return numbers[0]
-
-
-def _not_empty(name: str, values: Collection[object]) -> None:
-    if not values:
-        raise UsageError(f"schedule {name!r} needs at least one entry: got none")
-
-
-def _at_least_one(name: str, number: int) -> None:
-    if number < 1:
-        raise UsageError(f"schedule {name!r} takes numbers from 1 on: got {number}")

@@ -6,27 +6,21 @@ step; at the first one the script's model is found among the live objects.
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.optimizer import (
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
 
 from weightcast.recorder.distributed import writes_here
 from weightcast.recorder.finding import Subject
+from weightcast.recorder.hooks import ScriptHooks
 from weightcast.recorder.recording import Recorder, RecordingSummary
 from weightcast.recorder.resume import check_output
 from weightcast.recorder.running import exit_code, script_runner, terminated_as_exit
 from weightcast.recorder.schedule import parse_schedule
-from weightcast.recorder.step import Rounds, StepCounter, untraced
 from weightcast.store import RecordingError, WeightcastWarning
 from weightcast.store.codecs import check_preset
 from weightcast.store.output import check_writable
@@ -65,7 +59,7 @@ class Outcome:
     unrecorded: str = ""
 
 
-class ScriptRecorder:
+class ScriptRecorder(ScriptHooks):
     """Global optimizer hooks that make a `Recorder` at the first step of a script.
 
     Parameters
@@ -80,6 +74,8 @@ class ScriptRecorder:
         Of `Recorder`.
     """
 
+    IDLE = "nothing is recorded so far"
+
     def __init__(
         self,
         path: str | Path,
@@ -89,20 +85,14 @@ class ScriptRecorder:
         exclude: Sequence[str] = (),
         **options: Any,
     ) -> None:
+        super().__init__(model)
         require_local(path)
         self.path = Path(path).absolute()  # the script may change its folder
         self.recorder: Recorder | None = None
-        self.others = 0
-        self.other_models: list[str] = []
-        self._model = model
         self._globs = (include, exclude)
         self._options = options
         self.elsewhere = False
         self.unrecorded = ""
-        self._warned = False
-        self._subject: Subject | None = None
-        self._met: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
-        self._other_steps = StepCounter()
         if writes_here():
             self._check()
 
@@ -120,58 +110,8 @@ class ScriptRecorder:
         check_preset(options.get("preset") or "fast", options.get("error"))
         check_writable(self.path)
 
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        """Count optimizer steps while the context is open; then write what is in memory."""
-        handles = [
-            register_optimizer_step_pre_hook(untraced(self._before)),
-            register_optimizer_step_post_hook(untraced(self._after)),
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            if self.recorder is not None:
-                self.recorder.close()
-
-    def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        if optimizer not in self._met:
-            self._met.add(optimizer)
-            self._meet(optimizer)
-        elif self._subject is None and self.other_models and not self._warned:
-            self._warned = True  # now, and not only at the end of a long run
-            message = f"nothing is recorded so far: the script trains no model {self._model!r} yet"
-            trained = f"{message}, but {', '.join(self.other_models)}"
-            warnings.warn(trained, WeightcastWarning, stacklevel=2)
-        if self._counts(optimizer):
-            self._rounds.before(optimizer)
-        else:
-            self._other_steps.before(optimizer)
-
-    def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        if self._counts(optimizer):
-            self._rounds.after(optimizer)
-        elif self._other_steps.after(optimizer):
-            self.others += 1
-
-    def _counts(self, optimizer: torch.optim.Optimizer) -> bool:
-        return self._subject is not None and self._subject.trained_by(optimizer)
-
-    def _meet(self, optimizer: torch.optim.Optimizer) -> None:
-        """See whether an optimizer that steps for the first time trains what is to be recorded."""
-        if self.unrecorded:
-            return
-        if self.recorder is not None and self._counts(optimizer):
-            self.recorder.optimizers.append(optimizer)
-            return
-        subject = Subject(optimizer)
-        if self._subject is None and self._model in (None, *subject.names):
-            self._start(subject, optimizer)
-        else:
-            self.other_models += [n for n in subject.names[:1] if n not in self.other_models]
-
-    def _start(self, subject: Subject, optimizer: torch.optim.Optimizer) -> None:
+    def begin(self, subject: Subject, optimizers: Sequence[torch.optim.Optimizer]) -> bool:
+        """Make the recorder."""
         self.elsewhere = not writes_here()
         try:
             self.recorder = Recorder(subject.select(*self._globs), self.path, **self._options)
@@ -181,11 +121,26 @@ class ScriptRecorder:
             self.unrecorded = one_line(error)
             message = f"{self.unrecorded}; the script goes on unrecorded"
             warnings.warn(message, WeightcastWarning, stacklevel=2)
-            return
-        self.recorder.optimizers.append(optimizer)
-        self._rounds = Rounds(self.recorder)
-        self._rounds.expect([optimizer, *subject.live_optimizers()])
-        self._subject = subject
+        return self.recorder is not None
+
+    def join(self, optimizer: torch.optim.Optimizer) -> None:
+        """Record this optimizer's state too, if such is recorded."""
+        if self.recorder is not None and optimizer not in self.recorder.optimizers:
+            self.recorder.optimizers.append(optimizer)
+
+    def count(self) -> None:
+        """Record the weights, if the schedule has the step."""
+        if self.recorder is not None:
+            self.recorder()
+
+    def close(self) -> None:
+        """Write what is in memory."""
+        if self.recorder is not None:
+            self.recorder.close()
+
+    def summary(self) -> RecordingSummary | None:
+        """What was recorded; None if nothing was, or by another process."""
+        return self.recorder.summary() if self.recorder and not self.elsewhere else None
 
 
 def record_script(argv: Sequence[str], path: str | Path, **options: Any) -> Outcome:
@@ -217,7 +172,7 @@ def record_script(argv: Sequence[str], path: str | Path, **options: Any) -> Outc
         code, failure = exit_code(run)
     return Outcome(
         code,
-        recording.recorder.summary() if recording.recorder and not recording.elsewhere else None,
+        recording.summary(),
         failure,
         recording.others,
         tuple(recording.other_models),
