@@ -156,14 +156,43 @@ class Forecaster(RegressorMixin, BaseEstimator):
         self.require_fitted()
         size, like = measure(context, out, self.sees)
         out = like.new_empty(size) if out is None else out
-        numbers = [float(row) if isinstance(row, Real) else None for row in context]
-        if combination := self._combination(numbers):
-            combination.into(out, context, like)
-        else:
-            # autocast off: half precision would lose what weights moved
-            with torch.autocast(like.device.type, enabled=False):
-                apply(self._kernel(like), out, context, like, self.block)
+        self._prepared(_numbers(context), like)(context, out)
         return out
+
+    def writer(self) -> Callable[[Sequence[Row], torch.Tensor], None]:
+        """A function (rows, out) that does what `forecast` does, again and again.
+
+        What it takes from the forecaster it takes once, for all blocks of a model's weights.
+        """
+        self.require_fitted()
+        known: dict[Any, Callable[[Sequence[Row], torch.Tensor], None]] = {}
+
+        @torch.no_grad()
+        def write(rows: Sequence[Row], out: torch.Tensor) -> None:
+            _, like = measure(rows, out, self.sees)
+            numbers = _numbers(rows)
+            key = (numbers, like.dtype, like.device)
+            if key not in known:
+                known[key] = self._prepared(numbers, like)
+            known[key](rows, out)
+
+        return write
+
+    def _prepared(
+        self, numbers: Sequence[float | None], like: torch.Tensor
+    ) -> Callable[[torch.Tensor | Sequence[Row], torch.Tensor], None]:
+        """A function (rows, out) that forecasts rows of which these are numbers."""
+        if combination := self._combination(numbers):
+            return lambda rows, out: combination.into(out, rows, like)
+        # autocast off: half precision would lose what weights moved
+        with torch.autocast(like.device.type, enabled=False):
+            kernel = self._kernel(like)
+
+        def write(rows: torch.Tensor | Sequence[Row], out: torch.Tensor) -> None:
+            with torch.autocast(like.device.type, enabled=False):
+                apply(kernel, out, rows, like, self.block)
+
+        return write
 
     def require_fitted(self) -> None:
         """Raise `UnfittedError`, which is also scikit-learn's NotFittedError, if need be."""
@@ -246,6 +275,11 @@ class Forecaster(RegressorMixin, BaseEstimator):
 
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         """Take back what `tensors` gave."""
+
+
+def _numbers(rows: torch.Tensor | Sequence[Row]) -> tuple[float | None, ...]:
+    """Those of the rows that are one number for all weights."""
+    return tuple(float(row) if isinstance(row, Real) else None for row in rows)
 
 
 _read = functools.lru_cache(Context.of)  # a live forecast reads it several times for each tensor

@@ -67,22 +67,31 @@ class Combination:
             Of the device and dtype to compute in.
         """
         block = COMBINED if like.device.type == "cpu" else 4 * DEVICE_BLOCK
-        constant, terms = self.constant, []
+        constant = self.constant
+        found: dict[int, tuple[Any, float]] = {}
         for row, coefficient in zip(rows, self.coefficients, strict=True):
             if isinstance(row, Real):
                 constant += float(row) * coefficient
             elif coefficient:
                 parts = getattr(row, "terms", ()) or ((row, 1.0),)
-                terms += [(array, factor * coefficient) for array, factor in parts]
+                for array, factor in parts:  # rows of one window have arrays in common
+                    _, known = found.get(id(array), (array, 0.0))
+                    found[id(array)] = array, known + factor * coefficient
+        terms = list(found.values())
         # Rows are added where they lie: to stack a block of them first takes half as long again.
         held = like.new_empty(min(block, len(out)))
         alike = (out.dtype, out.device) == (like.dtype, like.device)
         for low in range(0, len(out), block):
             part = slice(low, low + block)
-            into, total = out[part], held[: len(out) - low].fill_(constant)
-            for left, (row, coefficient) in enumerate(terms, start=1 - len(terms)):
-                to = into if alike and not left else total
-                torch.add(total, row[part].to(like), alpha=coefficient, out=to)
+            into, total = out[part], held[: len(out) - low]
+            if constant or not terms:
+                total.fill_(constant)
+            for place, (row, coefficient) in enumerate(terms):
+                to = into if alike and place == len(terms) - 1 else total
+                if place or constant:
+                    torch.add(total, row[part].to(like), alpha=coefficient, out=to)
+                else:
+                    torch.mul(row[part].to(like), coefficient, out=to)
             if not alike or not terms:
                 into.copy_(total)
 
@@ -107,9 +116,12 @@ def measure(
             f"context must have shape ({len(context.columns)}, P), a row for each entry of "
             f"{context}: got {got}"
         )
-    empty = [row[:0] for row in given]
+    # where a row is computed, its terms are at hand, and nothing is computed for none of it
+    empty = [row.terms[0][0][:0] if getattr(row, "terms", ()) else row[:0] for row in given]
     double = any(row.dtype == torch.float64 for row in empty)
-    return sizes.pop(), empty[0].to(torch.float64 if double else torch.float32)
+    # rows may lie elsewhere, in the host's memory: it is computed where the result is
+    like = empty[0] if out is None else empty[-1]
+    return sizes.pop(), like.to(torch.float64 if double else torch.float32)
 
 
 def apply(

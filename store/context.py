@@ -37,7 +37,7 @@ from weightcast.store.columns import (
     text_of,
 )
 from weightcast.store.errors import UsageError
-from weightcast.store.windows import RunningSums, Window
+from weightcast.store.windows import Arriving, RunningSums, Window
 
 PAPER_CONTEXT = (1.0, 0.7, 0.4, 0.0)  # section 4.1: w(t), w(0.7t), w(0.4t), w(0)
 MOST_SEEN = 1 << 18  # snapshots of all windows together: a file may claim any
@@ -180,7 +180,7 @@ class Context:
     def rows(
         self,
         values: Mapping[Past, Any],
-        sums: Mapping[Window, RunningSums],
+        sums: Mapping[Window, RunningSums | Arriving],
         facts: Mapping[str, Any],
     ) -> list[Any]:
         """One row for each entry, for a dataset or a live forecast.
@@ -189,7 +189,7 @@ class Context:
         ----------
         values : mapping of Past to array, shape (P,)
             Of the points that are entries.
-        sums : mapping of Window to RunningSums
+        sums : mapping of Window to RunningSums or Arriving
         facts : mapping of str to float or array, shape (P,)
 
         Returns

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
@@ -111,11 +112,7 @@ class RunningSums:
         UsageError
             If the window is complete.
         """
-        if self.complete:
-            raise UsageError(
-                f"a window {self.window} takes {self.window.count} snapshots: got more"
-            )
-        place = self.count - (self.window.count - 1) / 2
+        place = self.next_place()
         block = BLOCK if str(self.first.device) == "cpu" else DEVICE_BLOCK
         for low in range(0, len(self.first), block):
             part = slice(low, low + block)
@@ -125,6 +122,39 @@ class RunningSums:
             if self.squares is not None:
                 self.squares[part] += moved * moved
         self.count += 1
+
+    def after(self, values: Array, part: slice = slice(None)) -> RunningSums:
+        """The sums of some weights with one more snapshot; these stay as they are.
+
+        Parameters
+        ----------
+        values : array, shape (n,)
+            The snapshot of these weights.
+        part : slice
+            Which they are.
+
+        Raises
+        ------
+        UsageError
+            If the window is complete.
+        """
+        place, found = self.next_place(), copy.copy(self)
+        found.first = self.first[part]
+        moved = values - found.first
+        found.total = self.total[part] + moved
+        found.moment = self.moment[part] + place * moved
+        if self.squares is not None:
+            found.squares = self.squares[part] + moved * moved
+        found.count += 1
+        return found
+
+    def next_place(self) -> float:
+        """Where the next snapshot is, in snapshots from the middle of the window."""
+        if self.complete:
+            raise UsageError(
+                f"a window {self.window} takes {self.window.count} snapshots: got more"
+            )
+        return self.count - (self.window.count - 1) / 2
 
     @property
     def complete(self) -> bool:
@@ -137,7 +167,7 @@ class RunningSums:
 
     def slope(self, part: slice = slice(None)) -> Array:
         """Rise of the least-squares line over the whole window, in the weights' units."""
-        return self.moment[part] * self._rise
+        return self.moment[part] * self.rise
 
     def spread(self, part: slice = slice(None)) -> Array:
         """Root mean square of what the line leaves, in the weights' units.
@@ -157,19 +187,61 @@ class RunningSums:
         """A statistic as a row that is computed where it is read: no array of P is made."""
         terms = {
             "mean": ((self.first, 1.0), (self.total, 1 / self.window.count)),
-            "slope": ((self.moment, self._rise),),
+            "slope": ((self.moment, self.rise),),
         }
         compute = {n: getattr(self, n) for n in STATISTICS}[statistic]
         return Row(len(self.first), compute, terms.get(statistic, ()))
 
     @property
-    def _rise(self) -> float:
+    def rise(self) -> float:
+        """What the slope is, times the moment."""
         return (self.window.count - 1) / self._of_places
 
     @property
     def _of_places(self) -> float:
         m = self.window.count
         return m * (m * m - 1) / 12  # sum of c_i^2
+
+
+class Arriving:
+    """Running sums of some weights with one more snapshot, computed where they are read.
+
+    Parameters
+    ----------
+    sums : RunningSums
+        They stay as they are.
+    values : array, shape (n,)
+        The snapshot.
+    part : slice
+        Which weights, from a start on.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sums = RunningSums(Window(1, 1), np.float32([10, 0]))
+    >>> Arriving(sums, np.float32([5]), slice(1, 2)).row("slope")[:]
+    array([5.], dtype=float32)
+    """
+
+    def __init__(self, sums: RunningSums, values: Array, part: slice) -> None:
+        self.sums, self.values, self.part = sums, values, part
+        self.first = sums.first[part]
+
+    def row(self, statistic: str) -> Row:
+        """As ``RunningSums.row``; the snapshot is one of the terms, and so nothing is made."""
+        sums, part = self.sums, self.part
+        share, turn = 1 / sums.window.count, sums.next_place() * sums.rise
+        terms = {
+            "mean": ((self.first, 1 - share), (self.values, share), (sums.total[part], share)),
+            "slope": ((self.first, -turn), (self.values, turn), (sums.moment[part], sums.rise)),
+        }
+
+        def compute(within: slice) -> Array:
+            low, high, _ = within.indices(len(self.first))
+            places = slice(part.start + low, part.start + high)
+            return getattr(sums.after(self.values[within], places), statistic)()
+
+        return Row(len(self.first), compute, terms.get(statistic, ()))
 
 
 @dataclass(frozen=True)
@@ -195,6 +267,15 @@ class Row:
 
     def __getitem__(self, part: slice) -> Array:
         return self.compute(part)
+
+    def of(self, low: int, high: int) -> Row:
+        """The row of the weights from `low` to `high`; nothing is computed yet."""
+
+        def compute(part: slice) -> Array:
+            first, last, _ = part.indices(high - low)
+            return self.compute(slice(low + first, low + last))
+
+        return Row(high - low, compute, tuple((a[low:high], f) for a, f in self.terms))
 
 
 def sums_of(window: Window, snapshots: Any, *, spread: bool = True) -> RunningSums:
