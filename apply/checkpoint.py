@@ -12,19 +12,15 @@ import numpy as np
 import torch
 
 from weightcast.apply.jumping import all_finite, horizon_of
+from weightcast.apply.matching import OpenCheckpoint, match, names_of
 from weightcast.apply.needs import require_context
 from weightcast.predictor import Forecaster
-from weightcast.recorder.checkpoints import (
-    find_state_dict,
-    load_checkpoint,
-    save_checkpoint,
-    unwrapped,
-)
-from weightcast.store import History, NonFiniteError, Parameter, ShapeError, UsageError
+from weightcast.recorder.checkpoints import unwrapped
+from weightcast.store import History, NonFiniteError, Parameter, ShapeError
 from weightcast.store.columns import NOW
 from weightcast.store.context import Context
 from weightcast.store.gathering import ContextReader
-from weightcast.store.output import refuse_existing, replacing
+from weightcast.store.output import refuse_existing
 
 
 @dataclass(frozen=True)
@@ -112,21 +108,18 @@ def jump_checkpoint(
     NonFiniteError
         If a weight is NaN or infinite.
     """
-    output = refuse_existing(output, overwrite=overwrite, kind="file")
+    output = refuse_existing(output, overwrite=overwrite, kind="file", inputs=[history.path])
     forecaster = forecaster.ready()
     context, target = forecaster.sees, horizon_of(forecaster, horizon).target(step)
     if step > 0:
         history.row(step)  # first of all: that the step is there
     require_context(context, step)
-    document, notes = load_checkpoint(Path(checkpoint))
-    state = find_state_dict(document, key, checkpoint)
-    if output.suffix == ".safetensors" and state.keys() != document.keys():
-        raise UsageError(
-            f"a safetensors file holds tensors only, and {checkpoint} has more: give another "
-            f"suffix than that of {output}"
-        )
-    named = unwrapped(state, {p.name for p in history.parameters})
-    targets = dict(_match(history, named, checkpoint))
+    opened = OpenCheckpoint.load(checkpoint, output, key)
+    named = unwrapped(opened.state, {p.name for p in history.parameters})
+    ties = history.header.ties
+    names = names_of(history.parameters, ties)
+    pairs = list(match(history.parameters, named, checkpoint, history.path, names))
+    targets = {p.name: tensor for p, tensor in reversed(pairs)}  # of tied ones the first
     # flat in C order, as in the history: views, where a tensor lies so in memory
     rows = {name: tensor.detach().reshape(-1) for name, tensor in targets.items()}
     drift = _drift(history, step, rows)
@@ -137,15 +130,14 @@ def jump_checkpoint(
         )
     moved = _jump(history, step, target, forecaster, rows)
     with torch.no_grad():
-        for name, tensor in targets.items():
-            if not tensor.is_contiguous():  # its row is a copy
-                tensor.copy_(rows[name].view(tensor.shape))
-    with replacing(output) as temporary:
-        save_checkpoint(document, temporary, notes)
+        for p, tensor in pairs:
+            if tensor is not targets[p.name] or not tensor.is_contiguous():  # its row is a copy
+                tensor.copy_(rows[p.name].view(tensor.shape))
+    opened.save()
     total = history.parameters.size
     steps = sorted({int(s) for s in context.steps(step)}, reverse=True)
-    known = {p.name for p in (*history.parameters, *history.buffers)}
-    left = len(state) - len(known & named.keys())
+    known = {p.name for p in (*history.parameters, *history.buffers)} | ties.keys()
+    left = len(opened.state) - len(known & named.keys())
     return JumpReport(steps, target, total, moved / max(total, 1), drift, left)
 
 
@@ -196,23 +188,3 @@ def _pieces(history: History, low: int, high: int) -> Iterator[tuple[Parameter, 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a.double() - b.double()).abs()
-
-
-def _match(
-    history: History, named: dict[str, torch.Tensor], path: object
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Pair the history's parameters with the checkpoint's tensors."""
-    for p in history.parameters:
-        tensor = named.get(p.name)
-        if tensor is None:
-            have = ", ".join(list(named)[:5])
-            raise ShapeError(
-                f"checkpoint and history must hold the same parameters: {path} has no {p.name!r}; "
-                f"it has {have}, ..."
-            )
-        if tuple(tensor.shape) != p.shape:
-            raise ShapeError(
-                f"checkpoint and history must agree in shape: {p.name!r} is {list(tensor.shape)} "
-                f"in {path} and {list(p.shape)} in {history.path}"
-            )
-        yield p.name, tensor

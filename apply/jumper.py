@@ -1,39 +1,50 @@
-"""Jumps in a live training run.
-
-::
-
-    step   0 ......... 0.4t ......... 0.7t ......... t   t+1 ...
-           copy        copy           copy           jump: w := forecast of w(2t); copies dropped
-                                  sums of a window
-
-What jumps need to have seen, and when, is in `needs`; what is held of it, in `watching`.
-"""
+"""Jumps in a training loop of one's own: an optimizer around an optimizer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from numbers import Integral
-from typing import Any, Literal, Self
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, Self
 
 import torch
-from torch.utils.hooks import RemovableHandle
+from torch import nn
 
-from weightcast.apply.jumping import forecasts, horizon_of
-from weightcast.apply.needs import require_context
-from weightcast.apply.watching import Watch
+from weightcast.apply.events import JumpEvent, JumpSummary
+from weightcast.apply.guard import Guard
+from weightcast.apply.live import LiveJumps
+from weightcast.apply.placing import AS_THEY_ARE, Placement
+from weightcast.apply.plan import JumpPlan, plan_jumps
+from weightcast.apply.settling import Moments
 from weightcast.predictor import Forecaster
-from weightcast.recorder.step import StepCounter
-from weightcast.store import ShapeError, UsageError
+from weightcast.recorder.recording import Recorder
+from weightcast.recorder.schedule import Schedule
+from weightcast.store import UsageError
 
-Moments = Literal["keep", "clear"]
+GUARD = Guard()
+_SHARED = (  # with the optimizer inside
+    "param_groups",
+    "state",
+    "defaults",
+    "_optimizer_step_pre_hooks",
+    "_optimizer_step_post_hooks",
+    "_optimizer_state_dict_pre_hooks",
+    "_optimizer_state_dict_post_hooks",
+    "_optimizer_load_state_dict_pre_hooks",
+    "_optimizer_load_state_dict_post_hooks",
+)
+_SCALING = ("grad_scale", "found_inf")  # what GradScaler gives a fused optimizer for one step
 
 
-class Jumper:
+class Jumper(torch.optim.Optimizer):
     """Makes a live optimizer's parameters jump to their forecast after given steps.
 
-    The training loop does not change: the jumper counts the steps that the optimizer really takes,
-    through its hooks. It keeps only what coming jumps need, on the parameters' own devices: of past
-    values a snapshot from their step on, and of a window running sums, from its first step on.
+    It counts the steps that the optimizer really takes, through its hooks. So it works in two ways:
+    made beside the optimizer, with a training loop that does not change; or in its place, as the
+    optimizer that the loop, learning-rate schedules and ``GradScaler`` use, whose ``state_dict``
+    then has both. It keeps only what coming jumps need: of past values a snapshot from their step
+    on, and of a window running sums.
+
+    A jump is on probation: if the loss does not come back to what it was heading to, weights,
+    optimizer state and buffers become what they were before the jump, bit for bit.
 
     Parameters
     ----------
@@ -41,46 +52,81 @@ class Jumper:
         All of its parameters jump, but frozen ones (``requires_grad`` off).
     forecaster : Forecaster
         Fitted, or one that needs no training.
-    jump_points : iterable of int
-        Steps t after which to jump. The weights become their forecast; the count of steps goes on
-        from t. A context or window that reaches back behind an earlier jump sees that jump too.
-    horizon : float or str, optional
+    jump_points : iterable of int, Schedule or str, optional
+        Steps t after which to jump, or a schedule of them: ``"every:1000"``, ``"geometric:500x2"``.
+        The weights become their forecast; the count of steps goes on from t. A context or window
+        that reaches back behind an earlier jump sees that jump too.
+    every : int, optional
+        In place of `jump_points`: jump every so many steps.
+    horizon : float, str or Reach, optional
         How far to jump: a ratio of t (2) or steps ahead ("+500"), where the forecaster is told how
-        far it looks; by default its own single horizon.
-    moments : {"keep", "clear"}
-        What becomes of the optimizer's state, such as momentum, at a jump.
+        far it looks, or a `Reach` that varies; by default the forecaster's own single horizon.
+    end : int, optional
+        Last step of training, which no jump passes.
+    guard : Guard or None
+        When a jump is rolled back. None keeps every jump, as in the paper.
+    moments : {"keep", "clear"} or float
+        What becomes of the optimizer's state at a jump: kept, cleared, or momentum scaled by a
+        number.
+    parameters : iterable of Tensor, optional
+        Which parameters jump, such as ``optimizer.param_groups[0]["params"]``; by default all.
+    model : nn.Module, optional
+        Whose buffers a roll-back takes back too. By default the live module that holds all of the
+        optimizer's parameters is found.
+    placement : Placement
+        Where snapshots are kept, and how precisely.
+    history : Recorder, optional
+        Of this run, lossless, attached after the jumper is made: no snapshots are kept; each jump
+        reads them from the recording, whose schedule must have their steps
+        (``"jump:3000,4000@CONTEXT"``).
+    batches : iterable, optional
+        Inputs of the model, by which BatchNorm statistics are estimated anew after each jump.
+    listener : callable, optional
+        Called with each `JumpEvent`.
 
     Attributes
     ----------
-    step : int
+    optimizer : torch.optim.Optimizer
+        The one inside.
+    plan : JumpPlan
+        All jumps to come; print it.
+    step_count : int
         Optimizer steps counted.
     jumped : list of int
         Jump points that have been taken.
-    horizon : Horizon
+    events : list of JumpEvent
+        What happened to the jumps, and why.
 
     Raises
     ------
     UsageError
-        If there are no jump points, one is too early to have a context, `moments` is unknown, or
-        the forecaster cannot have the horizon, or needs one to be chosen.
+        If there are no jump points, one is too early to have a context or passes the end, an option
+        breaks its rule, the forecaster cannot have the horizon or needs one to be chosen, or the
+        parameters have another jumper.
 
     Notes
     -----
     Section 4.2 of Sinha et al. 2017. Step 0 is the weights right before the first counted step.
-    After a jump the weights are at first worse than before, and better some tens of steps later:
-    judge a jump by the run's later course.
+    After a jump the weights are at first worse than before, and better some tens of steps later.
 
-    A jump takes one more copy of the weights while it lasts: a forecast that is not finite is a
-    NonFiniteError out of ``optimizer.step()``, and then no weight was changed.
+    In a distributed run all ranks of the default process group make the same jumper and take the
+    same steps. Losses count as their mean over ranks, so that all decide the same; a rank that
+    jumps alone, or otherwise than the others, is a UsageError at its first step.
+
+    Without a guard, a forecast that is not finite is a NonFiniteError out of ``step()``, and then
+    no weight was changed; a guard refuses such jumps, and says so in `events`.
 
     Examples
     --------
     >>> from weightcast.predictor import LinearFit
     >>> weight = torch.nn.Parameter(torch.zeros(1))
     >>> optimizer = torch.optim.SGD([weight], lr=1.0)
-    >>> jumper = Jumper(optimizer, LinearFit(), jump_points=[10])
+    >>> optimizer = Jumper(optimizer, LinearFit(), jump_points=[10], guard=None)
+    >>> print(optimizer.plan)
+    1 jump: 10 to 20 (2t)
     >>> for _ in range(10):
-    ...     weight.grad = torch.ones(1)
+    ...     optimizer.zero_grad()
+    ...     weight.sum().backward()
     ...     optimizer.step()
     >>> round(weight.item(), 3)  # ten steps of -1, then as far again
     -20.0
@@ -90,45 +136,91 @@ class Jumper:
         self,
         optimizer: torch.optim.Optimizer,
         forecaster: Forecaster,
-        jump_points: Iterable[int],
+        jump_points: Iterable[int] | Schedule | str | None = None,
         *,
+        every: int | None = None,
         horizon: object = None,
+        end: int | None = None,
+        guard: Guard | None = GUARD,
         moments: Moments = "keep",
+        parameters: Iterable[torch.Tensor] | None = None,
+        model: nn.Module | None = None,
+        placement: Placement = AS_THEY_ARE,
+        history: Recorder | None = None,
+        batches: Iterable[Any] | None = None,
+        listener: Callable[[JumpEvent], object] | None = None,
     ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise UsageError(f"give a torch optimizer: got a {type(optimizer).__name__}")
-        if moments not in ("keep", "clear"):
-            raise UsageError(f"moments must be 'keep' or 'clear': got {moments!r}")
+        if (jump_points is None) == (every is None):
+            raise UsageError("give either jump_points or every, and not both")
+        points = f"every:{every}" if jump_points is None else jump_points
+        plan = plan_jumps(forecaster, points, horizon=horizon, end=end)
         self.optimizer = optimizer
-        self.forecaster = forecaster.ready()
-        self.horizon = horizon_of(self.forecaster, horizon)
-        self.moments = moments
-        self.jump_points = sorted(set(jump_points))
-        if not self.jump_points:
-            raise UsageError("jump_points must name at least one step: got none")
-        for t in self.jump_points:
-            if not isinstance(t, Integral):
-                raise UsageError(f"a jump point is a step, a whole number: got {t!r}")
-            require_context(self.forecaster.sees, t)
-        self.step = 0
-        self.jumped: list[int] = []
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self._watch = Watch(self.forecaster.sees, self.jump_points, self._parameters)
-        self._steps = StepCounter()
-        self._handles: list[RemovableHandle] = [
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
-        ]
+        self.live = LiveJumps(
+            [optimizer],
+            forecaster,
+            plan,
+            guard=guard,
+            moments=moments,
+            parameters=parameters,
+            model=model,
+            placement=placement,
+            history=history,
+            batches=batches,
+            listener=listener,
+        )
 
-    def memory(self) -> int:
-        """Most bytes that are held between steps at any time of the run, known before it starts."""
-        return self._watch.memory()
+    # ---- as an optimizer
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Let the optimizer take a step, after which the weights may jump.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            As the optimizer takes it.
+
+        Returns
+        -------
+        Any
+            What the optimizer gives: the closure's loss, or None.
+        """
+        return self.optimizer.step() if closure is None else self.optimizer.step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients, as the optimizer does."""
+        self.optimizer.zero_grad(set_to_none)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group, before the first step.
+
+        Raises
+        ------
+        UsageError
+            After the first step: jumps need the past of every parameter.
+        """
+        if self.step_count:
+            raise UsageError(
+                "a jumper takes parameter groups before the first step, as jumps need the past of "
+                f"all parameters: this is step {self.step_count}: close() it, add the group, and "
+                "make another"
+            )
+        self.optimizer.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """Step count, snapshots and sums, for a checkpoint beside the optimizer's own."""
-        return {"step": self.step, "jumped": list(self.jumped), **self._watch.state_dict()}
+        """The optimizer's state, and under ``jumper`` all that a resumed run needs for its jumps.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+        As in every optimizer's, state tensors are the live ones; those of the jumper are copies.
+        A run that loads it goes on bit for bit as if it had not stopped. Loaded into a plain
+        optimizer, its jumps are left out.
+
+        Of several processes that hold the same weights one saves it, and all load it. Of sharded
+        parameters (DTensor) each saves and loads what it holds: snapshots are DTensors too.
+        """
+        return {**self.optimizer.state_dict(), "jumper": self.live.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint, at the step where it was saved; on error nothing changes.
 
         Raises
@@ -136,57 +228,89 @@ class Jumper:
         ShapeError
             If the snapshots or sums are of other parameters.
         UsageError
-            If one that a coming jump needs is not in it.
+            If one that a coming jump needs is not in it, or it is of an optimizer without a jumper.
         """
-        step, jumped = int(state["step"]), [int(t) for t in state["jumped"]]
-        self._watch.load_state_dict(state, step)
-        self.step, self.jumped = step, jumped
+        # beside an optimizer there was a jumper's state alone, in versions that had no guard
+        own = state_dict if "snapshots" in state_dict else state_dict.get("jumper")
+        if own is None:
+            raise UsageError(
+                "this state is of an optimizer without a jumper, and has not the past that jumps "
+                "need: load it into the optimizer inside (jumper.optimizer.load_state_dict)"
+            )
+        self.live.check_state(own)
+        if "param_groups" in state_dict:
+            self.optimizer.load_state_dict({k: v for k, v in state_dict.items() if k != "jumper"})
+        self.live.load_state_dict(own)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("optimizer", "live"):  # before __init__ has set them
+            raise AttributeError(name)
+        if name == "_opt_called":  # schedules ask whether there was a step; it may be the other's
+            return self.step_count > 0
+        return getattr(self.live.optimizers[0] if name in _SHARED else self.optimizer, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in (*_SHARED, *_SCALING):
+            setattr(self.live.optimizers[0], name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in _SCALING:
+            delattr(self.live.optimizers[0], name)
+        else:
+            super().__delattr__(name)
+
+    def __reduce_ex__(self, _: object) -> NoReturn:
+        raise UsageError(
+            "a jumper is bound to live parameters and is not copied or pickled: copy the optimizer "
+            "inside (jumper.optimizer), make another jumper, and give it this one's state_dict()"
+        )
+
+    def __repr__(self) -> str:
+        return f"Jumper({self.optimizer!r}, {type(self.live.forecaster).__name__}, {self.plan})"
+
+    # ---- as a jumper
+
+    @property
+    def step_count(self) -> int:
+        """Optimizer steps counted."""
+        return self.live.step
+
+    @property
+    def plan(self) -> JumpPlan:
+        """All jumps of the run."""
+        return self.live.plan
+
+    @property
+    def jump_points(self) -> list[int]:
+        """Steps after which to jump."""
+        return self.plan.points
+
+    @property
+    def jumped(self) -> list[int]:
+        """Jump points that have been taken."""
+        return self.live.jumped
+
+    @property
+    def events(self) -> list[JumpEvent]:
+        """What happened to the jumps, and why, in order."""
+        return self.live.events
+
+    def memory(self) -> int:
+        """Most bytes that are held at any time of the run, known before it starts."""
+        return self.live.memory()
+
+    def summary(self) -> JumpSummary:
+        """The jumps so far, counted; print it."""
+        return self.live.summary()
 
     def close(self) -> None:
         """Stop counting and jumping; drop what was collected."""
-        for handle in self._handles:
-            handle.remove()
-        self._watch.clear()
+        self.live.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        if self._steps.before(optimizer) and self.step == 0:
-            self._watch.see(0)
-
-    def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        if not self._steps.after(optimizer):
-            return
-        self.step += 1
-        try:
-            if self.step in self.jump_points:
-                self._jump()
-        finally:  # a jump that was refused does not spoil the next
-            self._watch.see(self.step)
-
-    @torch.no_grad()
-    def _jump(self) -> None:
-        self._require_same_parameters()
-        rows = self._watch.rows(self.step, self.horizon.target(self.step))
-        moving = [i for i, p in enumerate(self._parameters) if p.requires_grad]
-        parameters = [self._parameters[i] for i in moving]
-        layouts = [self._watch.layouts[i] for i in moving]
-        found = forecasts(parameters, layouts, map(rows, moving), self.forecaster)
-        if found:
-            torch._foreach_copy_(parameters, found)
-        if self.moments == "clear":
-            self.optimizer.state.clear()
-        self.jumped.append(self.step)
-
-    def _require_same_parameters(self) -> None:
-        now = [p for group in self.optimizer.param_groups for p in group["params"]]
-        if [id(p) for p in now] != [id(p) for p in self._parameters]:
-            raise ShapeError(
-                f"the optimizer must keep its parameters: it had {len(self._parameters)} when the "
-                f"jumper was made, and has others at step {self.step}: make the jumper after all "
-                "parameter groups are added"
-            )

@@ -36,8 +36,7 @@ def past_steps(context: Context, t: int) -> dict[Past, int]:
     >>> list(past_steps(Context.of("1,0.4,t-25,slope:50/25"), 100).values())
     [40, 75]
     """
-    past = (c for c in context.columns if isinstance(c, Past) and c != NOW)
-    return {c: int(c.step(t)) for c in past}
+    return {c: int(c.step(t)) for c in _past(context)}
 
 
 def lives(context: Context, jump_points: Iterable[int]) -> dict[Key, Life]:
@@ -49,11 +48,28 @@ def lives(context: Context, jump_points: Iterable[int]) -> dict[Key, Life]:
     >>> plan[50], plan[100, Window(20, 10)], plan[110, Window(20, 10)]
     ((50, 100), (80, 100), (90, 110))
     """
+    points = sorted(jump_points)
+    steps = np.stack([np.asarray(points), *(p.step(points) for p in _past(context))], axis=-1)
     found: dict[Key, Life] = {}
-    for t in sorted(jump_points):
-        found |= {step: (step, t) for step in past_steps(context, t).values()}
-        found |= {(t, w): (t - w.steps, t) for w in context.windows}
+    for t, *past in steps.tolist():
+        for step in past:
+            found[step] = (step, t)
+        for window in context.windows:
+            found[t, window] = (t - window.steps, t)
     return found
+
+
+def sees_any_of(context: Context, t: int, low: int, high: int) -> bool:
+    """Whether a jump at t looks back at a step from `low` on and before `high`.
+
+    Examples
+    --------
+    >>> context = Context.of("1,0.5,0")
+    >>> sees_any_of(context, 100, 40, 51), sees_any_of(context, 90, 46, 60)
+    (True, False)
+    """
+    steps = context.steps(t)
+    return bool(((steps >= low) & (steps < high)).any())
 
 
 def require_context(context: Context, t: int) -> None:
@@ -70,7 +86,7 @@ def require_context(context: Context, t: int) -> None:
     Traceback (most recent call last):
     weightcast.store.errors.UsageError: step 700 is too early to jump: ...
     """
-    if t < 1 or not _is_whole(context, np.array([t])).all():
+    if t < 1 or not has_context(context, t):
         raise UsageError(
             f"step {t} is too early to jump: the steps of its context {context} must be distinct "
             f"and from 0 on; the earliest jump point is {earliest(context, t)}"
@@ -87,7 +103,7 @@ def earliest(context: Context, t: int) -> int:
     """
     low = min(max(t, context.reach, 1), MOST_BACK)
     candidates = np.arange(low, low + SEARCHED)
-    found = candidates[_is_whole(context, candidates)]
+    found = candidates[has_context(context, candidates)]
     if len(found):
         return int(found[0])
     # where fractions of t are a whole step apart, so are the steps nearest to them
@@ -96,10 +112,30 @@ def earliest(context: Context, t: int) -> int:
     return max(low, math.ceil(min(apart, MOST_BACK)))
 
 
-def _is_whole(context: Context, t: Any) -> Any:
-    """For each step t, whether its context's steps are distinct and from 0 on."""
-    whole = t > 0
-    for points in context.series:
-        steps = np.stack([p.step(t) for p in points], axis=-1)
-        whole = whole & (steps[:, -1] >= 0) & (np.diff(steps) < 0).all(axis=-1)
-    return whole
+def has_context(context: Context, t: Any) -> Any:
+    """Whether the steps of the context are distinct and from 0 on.
+
+    Parameters
+    ----------
+    context : Context
+    t : int, or int64 array
+
+    Returns
+    -------
+    bool, or bool array of the shape of `t`
+
+    Examples
+    --------
+    >>> has_context(Context.of("1,0.5,0,t-3"), np.arange(5)).tolist()
+    [False, False, False, True, True]
+    """
+    found = np.asarray(t) >= max(context.reach, 1)  # values so many steps back are distinct
+    fractions = [p.step(t) for p in context.points if not p.back]
+    for later, earlier in itertools.pairwise(fractions):
+        found = found & (later > earlier)
+    return found
+
+
+def _past(context: Context) -> list[Past]:
+    """Values before t that are entries."""
+    return [c for c in context.columns if isinstance(c, Past) and c != NOW]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from weightcast.apply.flattening import Layout
+from weightcast.apply.flattening import Layout, local
+from weightcast.apply.packing import packs
 from weightcast.store.windows import RunningSums, Window
 
 Arrays = dict[str, list[torch.Tensor]]
@@ -66,21 +67,28 @@ class ModelSums:
         self._parameters, self._layouts = parameters, layouts
         self._names = array_names(spread)
         self.each = [
-            RunningSums(window, layout.flat(p).to(summing_dtype(p)), spread=spread)
+            RunningSums(window, layout.flat(local(p)).to(summing_dtype(p)), spread=spread)
             for layout, p in zip(layouts, parameters, strict=True)
         ]
 
     def see(self, step: int) -> None:
         """Take the weights at a step after the first, if it is one of the window's."""
-        if (step - self.begun) % self.window.stride == 0:
-            for sums, layout, p in zip(self.each, self._layouts, self._parameters, strict=True):
-                sums.add(layout.flat(p))
+        if (step - self.begun) % self.window.stride:
+            return
+        pairs = zip(self._layouts, self._parameters, strict=True)
+        flat = [layout.flat(local(p)) for layout, p in pairs]
+        kinds = ((i, len(v), (v.dtype, v.device)) for i, v in enumerate(flat))
+        for pack in packs(kinds):
+            if len(pack) == 1:
+                self.each[pack[0]].add(flat[pack[0]])
+            else:
+                _add_all([self.each[i] for i in pack], [flat[i] for i in pack])
 
     def arrays(self) -> Arrays:
         """Copies of all arrays, in the parameters' shapes."""
         return {
             name: [
-                layout.shaped(getattr(sums, name)).clone()
+                layout.saved(getattr(sums, name))
                 for sums, layout in zip(self.each, self._layouts, strict=True)
             ]
             for name in self._names
@@ -92,3 +100,15 @@ class ModelSums:
             for sums, layout, v in zip(self.each, self._layouts, arrays[name], strict=True):
                 getattr(sums, name).copy_(layout.flat(v))
                 sums.count = (step - self.begun) // self.window.stride + 1
+
+
+def _add_all(sums: list[RunningSums], values: list[torch.Tensor]) -> None:
+    """What ``RunningSums.add`` does, for all at once."""
+    place = sums[0].next_place()
+    moved = torch._foreach_sub(values, [s.first for s in sums])
+    torch._foreach_add_([s.total for s in sums], moved)
+    if squares := [s.squares for s in sums if s.squares is not None]:
+        torch._foreach_add_(squares, torch._foreach_mul(moved, moved))
+    torch._foreach_add_([s.moment for s in sums], torch._foreach_mul(moved, place))
+    for s in sums:
+        s.count += 1

@@ -263,7 +263,7 @@ class _Run:
         """Constant rate, with jumps."""
         network = target_network(seed)
         optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE)
-        with Jumper(optimizer, forecaster, jump_points):
+        with Jumper(optimizer, forecaster, jump_points, guard=None):  # as in the paper
             return self._train(network, optimizer, seed)
 
     def constant(self, seed: int, rate: float) -> Curve:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import math
@@ -28,6 +29,7 @@ PAPER = (1.0, 0.7, 0.4, 0.0)
 HALVES = (1.0, 0.5, 0.0)
 CONTEXTS = [PAPER, HALVES, (1.0, 0.5), (1.0, 0.9, 0.8), (1.0,)]
 STEPS = 20
+unguarded = functools.partial(Jumper, guard=None)  # as in the paper
 Values = list[torch.Tensor]
 
 
@@ -272,17 +274,17 @@ def test_a_live_run_is_the_slow_run(
     """Bit for bit, wherever the contexts of the jumps lie among the jumps."""
     assume(can_jump(forecaster, points))
     run = Run(name)
-    jumper = Jumper(run.optimizer, forecaster, points, moments=moments)
+    jumper = unguarded(run.optimizer, forecaster, points, moments=moments)
     run.steps(1, STEPS)
     assert jumper.jumped == sorted(points)
-    assert jumper.step == STEPS
+    assert jumper.step_count == STEPS
     assert same_bits(run.weights(), slow_run(Run(name), forecaster, points, moments))
 
 
 @pytest.mark.parametrize("points", [[8, 16], [4, 8, 16], [6, 7, 8, 9, 10], [20]], ids=str)
 def test_contexts_that_are_jump_points_hold_the_weights_after_the_jump(points: list[int]) -> None:
     run = Run("sgd")
-    Jumper(run.optimizer, LinearFit(HALVES, 1.1), points)
+    unguarded(run.optimizer, LinearFit(HALVES, 1.1), points)
     run.steps(1, STEPS)
     assert same_bits(run.weights(), slow_run(Run("sgd"), LinearFit(HALVES, 1.1), points))
 
@@ -290,7 +292,7 @@ def test_contexts_that_are_jump_points_hold_the_weights_after_the_jump(points: l
 @pytest.mark.parametrize("name", ["sgd", "adam", "lbfgs"])
 def test_closures(name: str) -> None:
     run, slow = Run(name, train=train_step_by_closure), Run(name, train=train_step_by_closure)
-    jumper = Jumper(run.optimizer, LinearFit(), [5, 10])
+    jumper = unguarded(run.optimizer, LinearFit(), [5, 10])
     run.steps(1, STEPS)
     assert jumper.jumped == [5, 10]
     assert same_bits(run.weights(), slow_run(slow, LinearFit(), [5, 10]))
@@ -302,7 +304,7 @@ def test_a_learning_rate_schedule_goes_on() -> None:
         torch.optim.lr_scheduler.OneCycleLR(r.optimizer, 0.3, total_steps=STEPS + 1)
         for r in (run, slow)
     )
-    jumper = Jumper(run.optimizer, LinearFit(), [6, 15])
+    jumper = unguarded(run.optimizer, LinearFit(), [6, 15])
     for step in range(1, STEPS + 1):
         run.steps(step, step)
         fast_schedule.step()
@@ -315,7 +317,7 @@ def test_a_learning_rate_schedule_goes_on() -> None:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_jumper_that_does_not_jump_does_not_show(name: str) -> None:
     plain, run = (Run(name, train=train_step_by_closure) for _ in range(2))
-    jumper = Jumper(run.optimizer, LinearFit(), [STEPS + 1])
+    jumper = unguarded(run.optimizer, LinearFit(), [STEPS + 1])
     plain.steps(1, STEPS)
     run.steps(1, STEPS)
     assert jumper.jumped == []
@@ -325,12 +327,12 @@ def test_a_jumper_that_does_not_jump_does_not_show(name: str) -> None:
 def test_steps_that_are_not_taken_are_not_counted() -> None:
     """Accumulated gradients: what counts is the optimizer's own step."""
     run = Run("sgd")
-    jumper = Jumper(run.optimizer, LinearFit(), [5])
+    jumper = unguarded(run.optimizer, LinearFit(), [5])
     for _ in range(3):
         loss_at(run.model, 1).backward()
-    assert jumper.step == 0
+    assert jumper.step_count == 0
     run.optimizer.step()
-    assert jumper.step == 1
+    assert jumper.step_count == 1
 
 
 def test_a_step_skipped_for_its_overflow_is_not_counted() -> None:
@@ -338,13 +340,13 @@ def test_a_step_skipped_for_its_overflow_is_not_counted() -> None:
     weight = nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD([weight], lr=1.0, fused=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
-    jumper = Jumper(optimizer, LinearFit((1.0, 0.0)), [3])
+    jumper = unguarded(optimizer, LinearFit((1.0, 0.0)), [3])
     for slope in (1.0, math.inf, 1.0, 1.0):
         optimizer.zero_grad()
         scaler.scale((slope * weight).sum()).backward()
         scaler.step(optimizer)
         scaler.update()
-    assert (jumper.step, jumper.jumped) == (3, [3])
+    assert (jumper.step_count, jumper.jumped) == (3, [3])
     assert weight.tolist() == [-6.0, -6.0]
 
 
@@ -359,11 +361,11 @@ def test_a_step_inside_a_step_counts_once() -> None:
     weight = nn.Parameter(torch.zeros(1))
     torch.optim.SGD([weight])  # from now on the inner class has hooks too
     optimizer = Wrapping([weight], lr=1.0)
-    jumper = Jumper(optimizer, LinearFit((1.0, 0.0)), [4])
+    jumper = unguarded(optimizer, LinearFit((1.0, 0.0)), [4])
     for _ in range(4):
         weight.grad = torch.ones(1)
         optimizer.step()
-    assert (jumper.step, jumper.jumped) == (4, [4])
+    assert (jumper.step_count, jumper.jumped) == (4, [4])
     assert weight.item() == -8.0
 
 
@@ -371,7 +373,7 @@ def test_step_0_is_the_weights_before_the_first_step() -> None:
     """Also where they were loaded after the jumper was made."""
     weight = nn.Parameter(torch.tensor([5.0]))
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    Jumper(optimizer, LinearFit((1.0, 0.0)), [4])
+    unguarded(optimizer, LinearFit((1.0, 0.0)), [4])
     weight.data.fill_(100.0)
     for _ in range(4):
         weight.grad = torch.ones(1)
@@ -382,7 +384,7 @@ def test_step_0_is_the_weights_before_the_first_step() -> None:
 def test_clearing_the_moments_clears_them() -> None:
     for moments, expected in (("keep", {"step", "exp_avg", "exp_avg_sq"}), ("clear", set())):
         run = Run("adam")
-        Jumper(run.optimizer, LinearFit(), [5], moments=moments)
+        unguarded(run.optimizer, LinearFit(), [5], moments=moments)
         run.steps(1, 5)
         found = {key for p in run.moving() for key in run.optimizer.state.get(p, {})}
         assert found == expected
@@ -390,7 +392,7 @@ def test_clearing_the_moments_clears_them() -> None:
 
 def test_the_moments_stay_as_they_are() -> None:
     plain, run = Run("adam"), Run("adam")
-    Jumper(run.optimizer, LinearFit(), [5])
+    unguarded(run.optimizer, LinearFit(), [5])
     plain.steps(1, 5)
     run.steps(1, 5)
     assert not same_bits(run.weights(), plain.weights())
@@ -401,19 +403,20 @@ def test_the_moments_stay_as_they_are() -> None:
 def test_closing_stops() -> None:
     plain, run = Run("adam"), Run("adam")
     plain.steps(1, STEPS)
-    with Jumper(run.optimizer, LinearFit(), [10, 15]) as jumper:
+    with unguarded(run.optimizer, LinearFit(), [10, 15]) as jumper:
         run.steps(1, 9)
-        assert jumper.state_dict()["snapshots"]
+        assert jumper.state_dict()["jumper"]["snapshots"]
     run.steps(10, STEPS)
-    assert (jumper.step, jumper.jumped, jumper.state_dict()["snapshots"]) == (9, [], {})
+    assert (jumper.step_count, jumper.jumped) == (9, [])
+    assert jumper.state_dict()["jumper"]["snapshots"] == {}
     assert same_bits(run.weights(), plain.weights())
     jumper.close()
 
 
 def test_jump_points_may_come_in_any_order_and_twice() -> None:
     run, other = Run("sgd"), Run("sgd")
-    jumper = Jumper(run.optimizer, LinearFit(), (t for t in [10, 5, 10]))
-    Jumper(other.optimizer, LinearFit(), np.array([5, 10]))
+    jumper = unguarded(run.optimizer, LinearFit(), (t for t in [10, 5, 10]))
+    unguarded(other.optimizer, LinearFit(), np.array([5, 10]))
     run.steps(1, STEPS)
     other.steps(1, STEPS)
     assert jumper.jumped == [5, 10]
@@ -427,7 +430,7 @@ def test_frozen_parameters_stay_bit_identical() -> None:
     run = Run("adamw")
     frozen = [p for p in run.model.parameters() if not p.requires_grad]
     kept = copies(frozen)
-    Jumper(run.optimizer, network(), [4, 9])
+    unguarded(run.optimizer, network(), [4, 9])
     run.steps(1, STEPS)
     assert len(frozen) == 1
     assert same_bits(frozen, kept)
@@ -450,7 +453,7 @@ def test_memory_formats_are_kept() -> None:
     first, turned = nn.Parameter(start.clone()), nn.Parameter(start.transpose(0, 1))
     strides = [p.stride() for p in (last, first, turned)]
     pointers = [p.data_ptr() for p in (last, first, turned)]
-    by_hand([last, first, turned], 10, lambda o: Jumper(o, network(), [5, 10]))
+    by_hand([last, first, turned], 10, lambda o: unguarded(o, network(), [5, 10]))
     assert [p.stride() for p in (last, first, turned)] == strides
     assert [p.data_ptr() for p in (last, first, turned)] == pointers
     assert torch.equal(last, first)
@@ -461,7 +464,7 @@ def test_memory_formats_are_kept() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_parameters_of_other_dtypes_jump(dtype: torch.dtype) -> None:
     weight = nn.Parameter(torch.zeros(3, dtype=dtype))
-    by_hand([weight], 10, lambda o: Jumper(o, LinearFit(), [10]))
+    by_hand([weight], 10, lambda o: unguarded(o, LinearFit(), [10]))
     assert weight.dtype == dtype
     assert weight.tolist() == pytest.approx([-20.0] * 3, rel=1e-2)
 
@@ -470,7 +473,7 @@ def test_no_parameter_is_forecast_from_anothers_past() -> None:
     """One parameter is thawed while another of the same shape is frozen, between two snapshots."""
     a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.full((1,), 50.0), requires_grad=False)
     optimizer = torch.optim.SGD([a, b], lr=1.0)
-    Jumper(optimizer, LinearFit((1.0, 0.0)), [10])
+    unguarded(optimizer, LinearFit((1.0, 0.0)), [10])
     with suppress(WeightcastError):  # to refuse is as good
         for step in range(10):
             a.requires_grad_(step < 6)
@@ -481,65 +484,79 @@ def test_no_parameter_is_forecast_from_anothers_past() -> None:
     assert b.item() in (46.0, 42.0)  # as trained, or as far again
 
 
-def test_parameters_added_later_are_refused_at_the_jump() -> None:
+def test_parameters_added_later_are_refused_at_once() -> None:
     first, second = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([first], lr=1.0)
-    Jumper(optimizer, LinearFit((1.0, 0.0)), [4])
-    for step in range(1, 5):
-        if step == 3:
-            optimizer.add_param_group({"params": [second]})
-        first.grad = second.grad = torch.ones(1)
-        if step < 4:
-            optimizer.step()
-    with refuses(ShapeError, "step 4"):
+    unguarded(optimizer, LinearFit((1.0, 0.0)), [4])
+    first.grad = second.grad = torch.ones(1)
+    for _ in range(2):
         optimizer.step()
-    assert (first.item(), second.item()) == (-4.0, -2.0)
+    optimizer.add_param_group({"params": [second]})
+    for step in (3, 4):
+        with refuses(ShapeError, f"step {step}", "before the first step"):
+            optimizer.step()
+    assert (first.item(), second.item()) == (-4.0, -2.0)  # the steps were taken, the jump was not
 
 
 # ---- memory
 
 
+def snapshots_of(jumper: Jumper) -> dict[int, Values]:
+    return jumper.state_dict()["jumper"]["snapshots"]
+
+
 def held(jumper: Jumper) -> int:
-    snapshots = jumper.state_dict()["snapshots"].values()
-    return sum(v.numel() * v.element_size() for kept in snapshots for v in kept)
+    kept = snapshots_of(jumper).values()
+    return sum(v.numel() * v.element_size() for values in kept for v in values)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from(FORECASTERS), POINTS)
 def test_memory_is_what_the_snapshots_take(forecaster: Forecaster, points: set[int]) -> None:
+    """And for the time of a jump the weights before it, where no snapshot ends with the jump."""
     assume(can_jump(forecaster, points))
     run = Run("sgd")
-    jumper = Jumper(run.optimizer, forecaster, points)
+    jumper = unguarded(run.optimizer, forecaster, points)
     foretold, seen = jumper.memory(), [0]
+    weights = sum(4 * p.numel() for p in run.model.parameters())
     for step in range(1, max(points) + 1):
+        before = held(jumper)
         run.steps(step, step)
         seen.append(held(jumper))
+        past = {nearest(f * step) for f in forecaster.ready().context_} - {step}
+        if step in points and not (past - snapshots_of(jumper).keys()):
+            seen.append(before + weights)
     assert foretold == max(seen)
     assert held(jumper) == 0
 
 
 class CloneCounter(TorchDispatchMode):
-    """Counts the clones that are alive at once."""
+    """Counts the copies of a tensor's size that are alive at once."""
 
-    def __init__(self) -> None:
+    COPYING = (torch.ops.aten.clone.default, torch.ops.aten._to_copy.default)
+    COPYING += (torch.ops.aten.empty_like.default,)
+
+    def __init__(self, numel: int) -> None:
         super().__init__()
+        self.numel = numel
         self.clones: list[weakref.ref[torch.Tensor]] = []
         self.most = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.clone.default:
+        if func in self.COPYING and result.numel() == self.numel:
             self.clones.append(weakref.ref(result))
             self.most = max(self.most, sum(ref() is not None for ref in self.clones))
         return result
 
 
+@pytest.mark.parametrize("context", [HALVES, (1.0, 0.0), (1.0,)], ids=str)
 @pytest.mark.parametrize("points", [[10], [10, 20], [5, 10, 20], [4, 20]], ids=str)
-def test_memory_holds_at_every_moment(points: list[int]) -> None:
+def test_memory_holds_at_every_moment(points: list[int], context: tuple[float, ...]) -> None:
     """Also in the middle of a step: where one jump's snapshots go as another's come."""
     weight = nn.Parameter(torch.zeros(8))
-    with CloneCounter() as counter:
-        jumper = by_hand([weight], 20, lambda o: Jumper(o, LinearFit(HALVES), points))
+    with CloneCounter(8) as counter:
+        jumper = by_hand([weight], 20, lambda o: unguarded(o, LinearFit(context), points))
     assert counter.most * 8 * 4 == jumper.memory()
 
 
@@ -547,8 +564,8 @@ def test_memory_holds_where_the_first_steps_are_skipped() -> None:
     """AMP's scaler begins with a scale that overflows: step 0 is seen again and again."""
     weight = nn.Parameter(torch.zeros(8))
     optimizer = torch.optim.SGD([weight], lr=1.0, fused=True)
-    with CloneCounter() as counter:
-        jumper = Jumper(optimizer, LinearFit((1.0, 0.0)), [10])
+    with CloneCounter(8) as counter:
+        jumper = unguarded(optimizer, LinearFit((1.0, 0.0)), [10])
         for step in range(12):
             weight.grad = torch.ones(8)
             optimizer.found_inf = torch.tensor(float(step < 2))
@@ -581,21 +598,21 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 ) -> None:
     assume(can_jump(forecaster, points))
     whole, first, second = Run(name), Run(name), Run(name, seed=1)
-    Jumper(whole.optimizer, forecaster, points)
+    unguarded(whole.optimizer, forecaster, points)
     whole.steps(1, STEPS)
-    before = Jumper(first.optimizer, forecaster, points)
+    before = unguarded(first.optimizer, forecaster, points)
     first.steps(1, stop)
     parts = {"model": first.model, "optimizer": first.optimizer, "jumper": before}
     states = through_a_file({what: part.state_dict() for what, part in parts.items()})
     first.steps(stop + 1, STEPS)  # what goes on must not change what was saved
-    after = Jumper(second.optimizer, forecaster, points)
+    after = unguarded(second.optimizer, forecaster, points)
     for what, part in {
         "model": second.model,
         "optimizer": second.optimizer,
         "jumper": after,
     }.items():
         part.load_state_dict(states[what])
-    assert after.step == stop
+    assert after.step_count == stop
     assert after.jumped == [t for t in sorted(points) if t <= stop]
     second.steps(stop + 1, STEPS)
     assert same_bits(second.weights(), whole.weights())
@@ -604,12 +621,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 
 def test_a_state_is_a_copy() -> None:
     run, other = Run("sgd"), Run("sgd")
-    jumper = Jumper(run.optimizer, LinearFit(), [10])
-    Jumper(other.optimizer, LinearFit(), [10])
+    jumper = unguarded(run.optimizer, LinearFit(), [10])
+    unguarded(other.optimizer, LinearFit(), [10])
     run.steps(1, 5)
     state = jumper.state_dict()
-    state["snapshots"][0][0].fill_(torch.nan)
-    state["jumped"].append(3)
+    state["jumper"]["snapshots"][0][0].fill_(torch.nan)
+    state["jumper"]["jumped"].append(3)
     run.steps(6, 10)
     other.steps(1, 10)
     assert jumper.jumped == [10]
@@ -618,30 +635,33 @@ def test_a_state_is_a_copy() -> None:
 
 def saved(points: list[int], step: int) -> dict[str, Any]:
     run = Run("sgd")
-    jumper = Jumper(run.optimizer, LinearFit(), points)
+    jumper = unguarded(run.optimizer, LinearFit(), points)
     run.steps(1, step)
     return jumper.state_dict()
 
 
 def test_a_state_of_another_model_is_refused() -> None:
     other = nn.Linear(3, 4)
-    jumper = Jumper(torch.optim.SGD(other.parameters(), lr=0.1), LinearFit(), [10])
+    jumper = unguarded(torch.optim.SGD(other.parameters(), lr=0.1), LinearFit(), [10])
     with refuses(ShapeError, "step 0", "same model"):
         jumper.load_state_dict(saved([10], 5))
-    assert (jumper.step, jumper.state_dict()["snapshots"]) == (0, {})
+    assert (jumper.step_count, jumper.state_dict()["jumper"]["snapshots"]) == (0, {})
 
 
 def test_a_state_without_the_needed_snapshots_is_refused() -> None:
     run = Run("sgd")
-    jumper = Jumper(run.optimizer, LinearFit(), [10, 15])
+    jumper = unguarded(run.optimizer, LinearFit(), [10, 15])
     with refuses(UsageError, "step 12", "[0, 6, 11]", "jump points"):
         jumper.load_state_dict(saved([10], 12))
-    assert (jumper.step, jumper.jumped) == (0, [])  # a refused state leaves the jumper as it was
+    assert (jumper.step_count, jumper.jumped) == (
+        0,
+        [],
+    )  # a refused state leaves the jumper as it was
 
 
 def test_a_state_may_go_on_with_fewer_jump_points() -> None:
     run = Run("sgd")
-    jumper = Jumper(run.optimizer, LinearFit(), [10])
+    jumper = unguarded(run.optimizer, LinearFit(), [10])
     jumper.load_state_dict(saved([10, 20], 8))
     run.steps(9, STEPS)
     assert jumper.jumped == [10]
@@ -654,25 +674,25 @@ def test_a_state_may_go_on_with_fewer_jump_points() -> None:
 @pytest.mark.parametrize("points", [[], [0], [1], [2], [-3], [10, 0]], ids=str)
 def test_jump_points_without_a_context_are_refused(points: list[int]) -> None:
     with refuses(UsageError, "jump"):
-        Jumper(Run("sgd").optimizer, LinearFit(), points)
+        unguarded(Run("sgd").optimizer, LinearFit(), points)
 
 
 @pytest.mark.parametrize("point", [10.5, math.nan])
 def test_jump_points_that_are_no_steps_are_refused(point: float) -> None:
     """Else the run would pass by them without a jump."""
     with refuses(UsageError, point):
-        Jumper(Run("sgd").optimizer, LinearFit(), [point])  # type: ignore[list-item]
+        unguarded(Run("sgd").optimizer, LinearFit(), [point])  # type: ignore[list-item]
 
 
 def test_unknown_moments_are_refused() -> None:
     with refuses(UsageError, "'keep'", "'clear'", "'drop'"):
-        Jumper(Run("sgd").optimizer, LinearFit(), [10], moments="drop")  # type: ignore[arg-type]
+        unguarded(Run("sgd").optimizer, LinearFit(), [10], moments="drop")  # type: ignore[arg-type]
 
 
 def test_a_refused_jumper_leaves_no_hook() -> None:
     run, plain = Run("sgd"), Run("sgd")
     with pytest.raises(UsageError):
-        Jumper(run.optimizer, LinearFit(), [10, 1])
+        unguarded(run.optimizer, LinearFit(), [10, 1])
     run.steps(1, STEPS)
     plain.steps(1, STEPS)
     assert same_bits(run.weights(), plain.weights())
@@ -681,11 +701,11 @@ def test_a_refused_jumper_leaves_no_hook() -> None:
 def test_a_snapshot_that_is_not_finite_leaves_all_weights_alone() -> None:
     """The bad value is in the last parameter: the first must not have jumped by then."""
     plain, run = Run("sgd"), Run("sgd")
-    jumper = Jumper(run.optimizer, LinearFit(), [10])
+    jumper = unguarded(run.optimizer, LinearFit(), [10])
     for r in (plain, run):
         r.steps(1, 4)  # step 4 is in the context
     state = jumper.state_dict()
-    state["snapshots"][4][-1][0] = torch.nan
+    state["jumper"]["snapshots"][4][-1][0] = torch.nan
     jumper.load_state_dict(state)
     plain.steps(5, 10)
     with refuses(NonFiniteError, "finite", "no weight was changed"):
@@ -698,7 +718,7 @@ def test_a_refused_jump_does_not_spoil_the_next() -> None:
     """Step 4's jump overflows float16; its weights are in the context of step 8's jump."""
     weight = nn.Parameter(torch.zeros(1).half())
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    jumper = Jumper(optimizer, LinearFit(HALVES), [4, 8])
+    jumper = unguarded(optimizer, LinearFit(HALVES), [4, 8])
     for step in range(1, 9):
         weight.grad = torch.full((1,), -40_000.0 if step == 4 else 0.0).half()
         if step == 5:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import io
 import math
@@ -29,6 +30,7 @@ from weightcast.store.horizon import Horizon
 MIXED = (1.0, 0.7, 0.0, "t-3", "mean:12/4", "slope:12/4", "spread:12/4", "slope:5/1", "scale")
 MIXED += ("size", "fan-in", "dims", "step", "ahead", "ratio")
 STEPS = 40
+unguarded = functools.partial(Jumper, guard=None)  # as in the paper
 Values = list[torch.Tensor]
 
 
@@ -179,7 +181,7 @@ def test_a_live_jump_is_the_reference_one_weight_at_a_time(name: str, optimizer_
     optimizer = optimizer_of(optimizer_name, model)
     before: dict[int, Values] = {}
     optimizer.register_step_post_hook(lambda *_: before.update(now=copies(model.parameters())))
-    jumper = Jumper(optimizer, forecaster, points)
+    jumper = unguarded(optimizer, forecaster, points)
     history = [copies(model.parameters())]
     for step in range(1, STEPS + 1):
         train(model, optimizer, step, step)
@@ -189,7 +191,7 @@ def test_a_live_jump_is_the_reference_one_weight_at_a_time(name: str, optimizer_
             assert same_bits(after, before["now"])
             continue
         history.append(before["now"])  # the jump is made from the weights that it replaces
-        target = jumper.horizon.target(step)
+        target = jumper.plan.targets[step]
         for i, parameter in enumerate(model.parameters()):
             past = [snapshot[i] for snapshot in history]
             if not parameter.requires_grad:
@@ -251,7 +253,7 @@ def test_a_live_jump_reads_the_rows_of_a_dataset_of_the_same_run(
     model[3].bias.requires_grad_(True)
     optimizer, forecaster = optimizer_of("adam", model), Blend(entries)
     with Recorder(model, tmp_path / "run.zarr").attach(optimizer):
-        jumper = Jumper(optimizer, forecaster, [t])
+        jumper = unguarded(optimizer, forecaster, [t])
         train(model, optimizer, 1, STEPS)
     live = torch.cat(forecaster.seen, dim=1).numpy()  # [F, P]; one block a parameter, in order
     assert jumper.jumped == [t]
@@ -293,7 +295,7 @@ def test_an_offline_jump_is_the_live_one(name: str, tmp_path: Path) -> None:
         optimizer.register_step_post_hook(  # before the jump
             lambda *_: torch.save(model.state_dict(), tmp_path / "in.pt")
         )
-        Jumper(optimizer, forecaster, [t])
+        unguarded(optimizer, forecaster, [t])
         train(model, optimizer, 1, t)
     report = jump_checkpoint(
         History(tmp_path / "run.zarr"),
@@ -401,7 +403,7 @@ def test_memory_is_what_is_really_held(name: str, points: list[int]) -> None:
     gc.collect()
     gc.freeze()
     try:
-        jumper = Jumper(optimizer, forecaster, points)
+        jumper = unguarded(optimizer, forecaster, points)
         for _ in range(max(points)):
             optimizer.step()
             getattr(forecaster, "seen", []).clear()
@@ -413,13 +415,17 @@ def test_memory_is_what_is_really_held(name: str, points: list[int]) -> None:
 
 
 def test_a_window_is_kept_as_three_arrays_and_its_first_weights() -> None:
-    weight = nn.Parameter(torch.zeros(1000))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    assert Jumper(optimizer, Line(), [800]).memory() == 3 * 4 * 1000  # no spread
-    assert Jumper(optimizer, Blend("spread:800/25"), [800]).memory() == 4 * 4 * 1000
-    assert Jumper(optimizer, Line(), [800, 1000]).memory() == 2 * 3 * 4 * 1000  # they overlap
-    assert Jumper(optimizer, Line(), [800, 1600]).memory() == 3 * 4 * 1000
-    assert Jumper(optimizer, LastValue((1.0,)), [800]).memory() == 0
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1000))], lr=1.0)
+
+    def copies_held(forecaster: Forecaster, points: list[int]) -> float:
+        with unguarded(optimizer, forecaster, points) as jumper:
+            return jumper.memory() / 4000
+
+    assert copies_held(Line(), [800]) == 3  # no spread
+    assert copies_held(Blend("spread:800/25"), [800]) == 4
+    assert copies_held(Line(), [800, 1000]) == 2 * 3  # they overlap
+    assert copies_held(Line(), [800, 1600]) == 3
+    assert copies_held(LastValue((1.0,)), [800]) == 1  # while it jumps, the weights before
 
 
 # ---- stopping and resuming
@@ -448,7 +454,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     if last:
         second.to(memory_format=torch.channels_last)
     optimizers = [optimizer_of(optimizer_name, m) for m in (whole, first, second)]
-    jumpers = [Jumper(o, FORECASTERS[name](), points) for o in optimizers]
+    jumpers = [unguarded(o, FORECASTERS[name](), points) for o in optimizers]
     train(whole, optimizers[0], 1, STEPS)
     train(first, optimizers[1], 1, stop)
     parts = (first, optimizers[1], jumpers[1])
@@ -466,16 +472,19 @@ def test_a_resumed_run_is_the_uninterrupted_one(
             assert torch.equal(a, b)
 
 
+OLDEST = ("step", "jumped", "snapshots")  # of a state of the first version
+
+
 def saved(forecaster: Forecaster, points: list[int], step: int) -> Any:
     model = make_model()
     optimizer = optimizer_of("sgd", model)
-    jumper = Jumper(optimizer, forecaster, points)
+    jumper = unguarded(optimizer, forecaster, points)
     train(model, optimizer, 1, step)
     return jumper.state_dict()
 
 
 def fresh(forecaster: Forecaster, points: list[int], model: nn.Module | None = None) -> Jumper:
-    return Jumper(optimizer_of("sgd", model or make_model()), forecaster, points)
+    return unguarded(optimizer_of("sgd", model or make_model()), forecaster, points)
 
 
 def test_states_without_what_is_needed_are_refused() -> None:
@@ -490,7 +499,7 @@ def test_states_without_what_is_needed_are_refused() -> None:
         jumper = fresh(forecaster, [20])
         with refuses(UsageError, "after step 10", *words):
             jumper.load_state_dict(state)
-        assert (jumper.step, jumper.state_dict()["sums"]) == (0, [])
+        assert (jumper.step_count, jumper.state_dict()["jumper"]["sums"]) == (0, [])
     with refuses(ShapeError, "12/4", "step 20", "same model"):
         fresh(line, [20], nn.Linear(2, 2)).load_state_dict(saved(line, [20], 10))
 
@@ -498,10 +507,10 @@ def test_states_without_what_is_needed_are_refused() -> None:
 def test_a_state_is_a_copy_and_is_copied() -> None:
     models = [make_model() for _ in range(2)]
     optimizers = [optimizer_of("sgd", m) for m in models]
-    jumpers = [Jumper(o, Blend(MIXED), [20]) for o in optimizers]
+    jumpers = [unguarded(o, Blend(MIXED), [20]) for o in optimizers]
     train(models[0], optimizers[0], 1, 15)
     train(models[1], optimizers[1], 1, 15)
-    state = jumpers[0].state_dict()
+    state = jumpers[0].state_dict()["jumper"]  # without the optimizer's, which torch does not copy
     train(models[0], optimizers[0], 16, 20)
     jumpers[1].load_state_dict(state)
     arrays = [kept for s in state["sums"] for kept in s["arrays"].values()]
@@ -512,11 +521,28 @@ def test_a_state_is_a_copy_and_is_copied() -> None:
 
 
 def test_a_state_of_a_version_without_windows_goes_on() -> None:
-    state = saved(LinearFit(), [20], 10)
-    del state["sums"], state["scales"]
+    state = {key: saved(LinearFit(), [20], 10)["jumper"][key] for key in OLDEST}
     jumper = fresh(LinearFit(), [20])
     jumper.load_state_dict(state)
-    assert (jumper.step, sorted(jumper.state_dict()["snapshots"])) == (10, [0, 8])
+    assert jumper.step_count == 10
+    assert sorted(jumper.state_dict()["jumper"]["snapshots"]) == [0, 8]
+
+
+def test_a_state_of_a_version_without_guards_goes_on() -> None:
+    """It had no optimizer in it either, and was saved beside one."""
+    models = [make_model() for _ in range(2)]
+    optimizers = [optimizer_of("adam", m) for m in models]
+    jumpers = [unguarded(o, Blend(MIXED), [20, 30]) for o in optimizers]
+    train(models[0], optimizers[0], 1, 24)
+    own = jumpers[0].state_dict()["jumper"]
+    state = through_a_file({key: own[key] for key in (*OLDEST, "sums", "scales")})
+    models[1].load_state_dict(through_a_file(models[0].state_dict()))
+    optimizers[1].load_state_dict(through_a_file(optimizers[0].state_dict()))
+    jumpers[1].load_state_dict(state)
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(model, optimizer, 25, STEPS)
+    assert jumpers[1].jumped == [20, 30]
+    assert same_bits(models[1].parameters(), models[0].parameters())
 
 
 # ---- parameters
@@ -525,7 +551,7 @@ def test_a_state_of_a_version_without_windows_goes_on() -> None:
 def by_hand(parameters: list[nn.Parameter], steps: int, forecaster: Forecaster, **options: Any):
     """Train by gradients that differ from weight to weight; jump after the last step."""
     optimizer = torch.optim.SGD(parameters, lr=1.0)
-    jumper = Jumper(optimizer, forecaster, [steps], **options)
+    jumper = unguarded(optimizer, forecaster, [steps], **options)
     for _ in range(steps):
         for p in parameters:
             p.grad = (torch.arange(p.numel()).reshape(p.shape) / 16).to(p.dtype)
@@ -552,7 +578,7 @@ def test_memory_formats_and_dtypes_are_kept(dtype: torch.dtype) -> None:
 def test_a_memory_format_may_change_on_the_way() -> None:
     weight = nn.Parameter(torch.zeros(2, 3, 2, 2))
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    Jumper(optimizer, Blend("1,t-4,slope:4/1"), [8])
+    unguarded(optimizer, Blend("1,t-4,slope:4/1"), [8])
     for step in range(8):
         if step == 6:
             weight.data = weight.data.to(memory_format=torch.channels_last)
@@ -568,11 +594,11 @@ def test_sums_of_half_precision_are_kept_in_float32() -> None:
     """In bfloat16 a drift of a thousandth a step would be lost."""
     weight = nn.Parameter(torch.ones(4).bfloat16())
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    jumper = Jumper(optimizer, Line(window=8, stride=1), [20])
+    jumper = unguarded(optimizer, Line(window=8, stride=1), [20])
     for _ in range(15):
         weight.grad = torch.zeros(4).bfloat16()
         optimizer.step()
-    arrays = jumper.state_dict()["sums"][0]["arrays"]
+    arrays = jumper.state_dict()["jumper"]["sums"][0]["arrays"]
     assert {v.dtype for kept in arrays.values() for v in kept} == {torch.float32}
 
 
@@ -581,7 +607,7 @@ def test_a_window_that_was_not_finite_leaves_all_weights_alone(value: float) -> 
     """Step 14 is in the window of step 20's jump; step 30 jumps all the same."""
     weights = [nn.Parameter(torch.zeros(3)) for _ in range(2)]
     optimizer = torch.optim.SGD(weights, lr=1.0)
-    jumper = Jumper(optimizer, Line(window=8, stride=2), [20, 30])
+    jumper = unguarded(optimizer, Line(window=8, stride=2), [20, 30])
     for step in range(1, 31):
         for w in weights:
             w.grad = torch.ones(3)
@@ -604,7 +630,7 @@ def test_a_skipped_step_is_in_no_window() -> None:
     weight = nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD([weight], lr=1.0, fused=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
-    jumper = Jumper(optimizer, Line(window=3, stride=1), [4], horizon="+6")
+    jumper = unguarded(optimizer, Line(window=3, stride=1), [4], horizon="+6")
     for slope in (1.0, math.inf, 1.0, math.inf, 1.0, 1.0):
         optimizer.zero_grad()
         scaler.scale((slope * weight).sum()).backward()
@@ -648,15 +674,15 @@ def test_a_jump_point_too_early_is_refused_with_the_earliest(
 
 class TestHorizons:
     def test_the_forecasters_own(self) -> None:
-        assert fresh(LinearFit(horizon=1.5), [20]).horizon == Horizon(1.5)
-        assert fresh(LinearFit(horizon=1.5), [20], None).horizon == Horizon.of(1.5)
+        assert fresh(LinearFit(horizon=1.5), [20]).plan.reach.horizon == Horizon(1.5)
+        assert fresh(LinearFit(horizon=1.5), [20]).plan.targets == {20: 30}
 
     def test_several_need_a_choice(self) -> None:
         forecaster = Blend("1,ahead", ("+10", 2))
         with refuses(UsageError, "t+10 and 2t", "horizon="):
             fresh(forecaster, [20])
-        jumper = Jumper(optimizer_of("sgd", make_model()), forecaster, [20], horizon=2)
-        assert jumper.horizon.target(20) == 40
+        jumper = unguarded(optimizer_of("sgd", make_model()), forecaster, [20], horizon=2)
+        assert jumper.plan.targets == {20: 40}
 
     @pytest.mark.parametrize("fact", ["ahead", "ratio"])
     def test_one_that_is_told_takes_any(self, fact: str) -> None:
@@ -668,10 +694,10 @@ class TestHorizons:
     def test_one_that_is_not_told_is_for_its_own(self) -> None:
         optimizer = optimizer_of("sgd", make_model())
         with refuses(UsageError, "LinearFit", "2t", "t+500", "ahead or ratio"):
-            Jumper(optimizer, LinearFit(), [20], horizon="+500")
-        assert Jumper(optimizer, LinearFit(), [20], horizon=2).horizon == Horizon(2.0)
+            unguarded(optimizer, LinearFit(), [20], horizon="+500")
+        assert unguarded(optimizer, LinearFit(), [20], horizon=2).plan.targets == {20: 40}
         with refuses(UsageError, "horizon", "'soon'"):
-            Jumper(optimizer, LinearFit(), [20], horizon="soon")
+            unguarded(optimizer, LinearFit(), [20], horizon="soon")
 
 
 def test_a_pure_jump_needs_the_facts_of_its_context() -> None:

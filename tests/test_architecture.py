@@ -47,12 +47,18 @@ def test_heavy_libraries_stay_in_their_place(path: Path) -> None:
         assert not {"dask", "distributed"} & top
 
 
-def test_apply_takes_only_steps_selection_and_checkpoints_from_recorder() -> None:
-    """What a live jump counts and selects by, and how a checkpoint file is read; no recorder."""
+def test_apply_takes_only_what_runs_and_finds_models_from_recorder() -> None:
+    """What a jump counts and selects by, how scripts run, and how a checkpoint file is read."""
     names = {n for p in (ROOT / "apply").glob("*.py") for n in imported(p) if "recorder" in n}
     assert names <= {
         "weightcast.recorder.checkpoints",
+        "weightcast.recorder.distributed",
+        "weightcast.recorder.finding",
+        "weightcast.recorder.hooks",
+        "weightcast.recorder.recording",
+        "weightcast.recorder.running",
         "weightcast.recorder.schedule",
+        "weightcast.recorder.script",
         "weightcast.recorder.selection",
         "weightcast.recorder.step",
     }
