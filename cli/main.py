@@ -21,6 +21,8 @@ from weightcast.cli.fit import fit
 from weightcast.cli.history import info, record, recover
 from weightcast.cli.jump import jump
 from weightcast.cli.maintain import compact, verify
+from weightcast.cli.rewind import rewind
+from weightcast.cli.run import run
 from weightcast.cli.sharing import card, pull, push
 from weightcast.cli.variation import variation
 
@@ -49,6 +51,8 @@ for command in (
     push,
     pull,
     jump,
+    run,
+    rewind,
     export,
     import_,
     demo,
@@ -67,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0, 1 for a failure, 2 for bad usage, 130 if interrupted; `record` gives the
-        training script's own.
+        Exit code: 0, 1 for a failure, 2 for bad usage, 130 if interrupted; `record` and
+        `run` give the training script's own.
     """
     try:
         with _plain_warnings():
