@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PACKAGES := apply cli experiments predictor recorder store
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types check bench bench-recorder bench-sampling bench-forecast clean
+.PHONY: demo test lint types check bench bench-recorder bench-sampling bench-forecast bench-jump bench-choices clean
 
 demo: $(STAMP)
 	$(BIN)/weightcast demo -o demo
@@ -38,6 +38,12 @@ bench-sampling: $(STAMP)
 
 bench-forecast: $(STAMP)
 	$(BIN)/python benchmarks/forecast.py
+
+bench-jump: $(STAMP)
+	$(BIN)/python benchmarks/jump.py
+
+bench-choices: $(STAMP)
+	$(BIN)/python benchmarks/choices.py
 
 clean:
 	rm -rf $(VENV) .types build *.egg-info .pytest_cache .mypy_cache .ruff_cache demo

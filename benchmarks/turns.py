@@ -67,10 +67,25 @@ def memory(call: Callable[[], object]) -> int:
     """Bytes that a call makes the process grow by at most."""
     call()  # so that the code it needs is loaded
     ctypes.CDLL(None).malloc_trim(0)  # and there is no memory to reuse
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins at what there is now
-    before = _status("VmRSS")
+    peak_begins()
+    before = resident()
     call()
-    return _status("VmHWM") - before
+    return resident_peak() - before
+
+
+def peak_begins() -> None:
+    """Let the process's peak be what it has now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def resident() -> int:
+    """Bytes of memory that the process has."""
+    return _status("VmRSS")
+
+
+def resident_peak() -> int:
+    """The most that it had since `peak_begins`."""
+    return _status("VmHWM")
 
 
 def device_memory(call: Callable[[], object]) -> int:
