@@ -117,7 +117,7 @@ def test_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         words = shlex.split(line)[1:]
         if words[0] == "demo":
             continue  # `make demo` runs it, and tests/test_experiments_demo.py its parts
-        smaller = {"800000": "3000", "3000": "150"}
+        smaller = {"800000": "3000", "3000": "150", "1000": "150"}
         words = [smaller.get(word, word) for word in words]
         extra = {"fit": ["--set", "steps=200"]}.get(words[0], [])
         if words[0] == "jump":
@@ -149,3 +149,18 @@ def test_ci_runs_the_readme_test_command() -> None:
     assert os.access(ROOT / ".ci/run", os.X_OK)
     assert "make test" in README
     assert "make demo" in README
+
+
+def test_jumps_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code and the command of docs/jumps.md."""
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(TRAIN_PY)
+    text = (ROOT / "docs/jumps.md").read_text()
+    (program,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    known = {"torch": torch, "model": torch.nn.Linear(2, 1)}
+    exec(compile(program, "docs/jumps.md", "exec"), known)
+    assert known["optimizer"].jump_points == list(range(1000, 10_000, 1000))  # type: ignore[union-attr]
+    (line,) = re.findall(r"^\$ weightcast (.*)$", text, re.MULTILINE)
+    assert main(shlex.split(line)) == 0
