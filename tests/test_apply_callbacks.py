@@ -343,7 +343,7 @@ torch.save(model.state_dict(), "last.pt")
     assert outcome.exit_code == 0, outcome.failure
     assert outcome.summary is not None
     assert outcome.summary.made == 3
-    assert_same(torch.load("last.pt"), papers_run()[0])
+    assert_same(torch.load("last.pt", weights_only=True), papers_run()[0])
 
 
 def test_the_papers_schedule_in_each_library(library: Any) -> None:
