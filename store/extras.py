@@ -31,6 +31,17 @@ def require_pyarrow() -> tuple[Any, Any]:
     return importlib.import_module("pyarrow"), parquet
 
 
+def require_pillow() -> Any:
+    """The module ``PIL.Image``.
+
+    Raises
+    ------
+    MissingExtraError
+        If Pillow is not installed.
+    """
+    return _require("PIL.Image", "image files need Pillow", "images")
+
+
 def require_skops() -> Any:
     """The module ``skops.io``.
 

@@ -45,7 +45,7 @@ def local_workers(scheduler: str, count: int) -> Iterator[Workers]:
             yield _LocalWorkers(scheduler, threads, count)
     else:
         context = dask.multiprocessing.get_context()
-        with _Processes(count, context, initializer=_start_process) as processes:
+        with _Processes(count, context, initializer=end_with_parent) as processes:
             yield _LocalWorkers(scheduler, processes, count)
 
 
@@ -128,8 +128,8 @@ class _Processes(ProcessPoolExecutor):
             signal.pthread_sigmask(signal.SIG_SETMASK, kept)
 
 
-def _start_process() -> None:
-    """End with the parent also when it is killed: nobody would tell this process."""
+def end_with_parent() -> None:
+    """End this process with its parent also when that is killed: nobody would tell it."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -120,25 +120,29 @@ def _small_groups(report: VariationReport) -> list[GroupVariation]:
 
 
 def _draw_model(part: Any, report: VariationReport) -> None:
+    for axes, measure in zip(part.subplots(1, 2), get_args(Measure), strict=True):
+        draw_measure(axes, report, measure)
+
+
+def draw_measure(axes: Any, report: VariationReport, measure: Measure) -> None:
+    """Draw the whole model's histogram of a measure, its title, and some facts in words."""
     first, last = report.first_step, report.last_step
     titles = {
         "change": rf"change  $|\,w({last}) - w({first})\,|$",
         "deviation": rf"deviation  $\sqrt{{\mathrm{{mean}}_t\,(w(t) - w({first}))^2}}$",
     }
-    for axes, measure in zip(part.subplots(1, 2), get_args(Measure), strict=True):
-        thirds = measure == report.by and any(report.drawn)
-        _histogram(axes, report.model, measure, thirds=thirds)
-        axes.set_title(titles[measure], fontsize=11)
-        axes.set(ylabel="weights in each of 100 bins")
-        axes.text(
-            *(0.98, 0.95, _facts(report, measure)),
-            transform=axes.transAxes,
-            ha="right",
-            va="top",
-            fontsize=9,
-            linespacing=1.4,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8},
-        )
+    _histogram(axes, report.model, measure, thirds=measure == report.by and any(report.drawn))
+    axes.set_title(titles[measure], fontsize=11)
+    axes.set(ylabel="weights in each of 100 bins")
+    axes.text(
+        *(0.98, 0.95, _facts(report, measure)),
+        transform=axes.transAxes,
+        ha="right",
+        va="top",
+        fontsize=9,
+        linespacing=1.4,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+    )
 
 
 def _facts(report: VariationReport, measure: Measure) -> str:
@@ -151,8 +155,8 @@ def _facts(report: VariationReport, measure: Measure) -> str:
         if q in (0.5, 0.9, 0.99)
     }
     lines = [f"{'median' if q == 0.5 else f'{q:.0%}'}: {v:.3g}" for q, v in shown.items()]
-    lines += [f"{spread.still:.1%} moved at most {report.still:g} of the largest"]
-    lines += [f"{spread.unmoved:.1%} did not move at all"] if spread.unmoved else []
+    lines += [f"{spread.still:.1%} moved at most\n{report.still:g} of the largest"]
+    lines += [f"{spread.unmoved:.1%} did not move"] if spread.unmoved else []
     return "\n".join(lines)
 
 
