@@ -9,6 +9,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 
+from weightcast.experiments.networks import seeded
+
 
 @dataclass(frozen=True)
 class Task:
@@ -54,8 +56,7 @@ def digits() -> Task:
 
 def source_network(seed: int) -> nn.Module:
     """The network whose history the forecaster learns from: two hidden layers, 17,226 weights."""
-    return _seeded(
-        seed,
+    return seeded(
         lambda: nn.Sequential(
             nn.Flatten(),
             nn.Linear(64, 128),
@@ -64,13 +65,13 @@ def source_network(seed: int) -> nn.Module:
             nn.ReLU(),
             nn.Linear(64, 10),
         ),
+        seed,
     )
 
 
 def target_network(seed: int) -> nn.Module:
     """The network that jumps: two convolutions and two linear layers, 40,394 weights."""
-    return _seeded(
-        seed,
+    return seeded(
         lambda: nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1),  # [n, 16, 8, 8]
             nn.ReLU(),
@@ -83,11 +84,5 @@ def target_network(seed: int) -> nn.Module:
             nn.ReLU(),
             nn.Linear(256, 10),
         ),
+        seed,
     )
-
-
-def _seeded(seed: int, build: object) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network: nn.Module = build()  # type: ignore[operator]
-        return network
