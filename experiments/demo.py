@@ -132,7 +132,7 @@ def run_demo(
     return result
 
 
-def claim(folder: Path) -> Path:
+def claim(folder: Path, name: str = MARKER, maker: str = "demo") -> Path:
     """Make the demo's folder, or take one that a demo made; anything else is not ours to fill.
 
     Raises
@@ -140,10 +140,10 @@ def claim(folder: Path) -> Path:
     OutputExistsError
         If the folder holds anything, and no demo made it.
     """
-    marker = folder / MARKER
+    marker = folder / name
     if folder.exists() and not marker.exists() and (folder.is_file() or any(folder.iterdir())):
         raise OutputExistsError(
-            f"output {folder} exists, and no demo made it: choose another folder with -o"
+            f"output {folder} exists, and no {maker} made it: choose another folder with -o"
         )
     folder.mkdir(parents=True, exist_ok=True)
     marker.touch()
