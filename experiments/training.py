@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from weightcast.experiments.digits import Task
+from weightcast.experiments.results import Trace
 
 BATCH = 50  # the paper's, section 4.3
 
@@ -113,7 +114,7 @@ def running_median(values: Sequence[float], width: int = 5) -> list[float]:
     return [float(np.median(values[max(i - width + 1, 0) : i + 1])) for i in range(len(values))]
 
 
-def steps_to(curve: Curve, accuracy: float) -> int | None:
+def steps_to(curve: Curve | Trace, accuracy: float, width: int = 5) -> int | None:
     """First step at which the running median of the accuracy reaches a level, or None.
 
     Examples
@@ -123,7 +124,7 @@ def steps_to(curve: Curve, accuracy: float) -> int | None:
     """
     reached = (
         step
-        for step, median in zip(curve.steps, running_median(curve.accuracy), strict=True)
+        for step, median in zip(curve.steps, running_median(curve.accuracy, width), strict=True)
         if median >= accuracy
     )
     return next(reached, None)
