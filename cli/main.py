@@ -21,6 +21,7 @@ from weightcast.cli.fit import fit
 from weightcast.cli.history import info, record, recover
 from weightcast.cli.jump import jump
 from weightcast.cli.maintain import compact, verify
+from weightcast.cli.reproduce import reproduce
 from weightcast.cli.rewind import rewind
 from weightcast.cli.run import run
 from weightcast.cli.sharing import card, pull, push
@@ -56,6 +57,7 @@ for command in (
     export,
     import_,
     demo,
+    reproduce,
 ):
     cli.add_command(command)
 
