@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PACKAGES := apply cli experiments predictor recorder store
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types check bench bench-recorder bench-sampling bench-forecast bench-jump bench-choices clean
+.PHONY: demo test lint types check bench bench-recorder bench-sampling bench-forecast bench-jump bench-choices docs-reproduction clean
 
 demo: $(STAMP)
 	$(BIN)/weightcast demo -o demo
@@ -44,6 +44,10 @@ bench-jump: $(STAMP)
 
 bench-choices: $(STAMP)
 	$(BIN)/python benchmarks/choices.py
+
+# The document of the reproduction, anew from the numbers beside it.
+docs-reproduction: $(STAMP)
+	$(BIN)/python -m weightcast.experiments.document docs
 
 clean:
 	rm -rf $(VENV) .types build *.egg-info .pytest_cache .mypy_cache .ruff_cache demo
