@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from weightcast.cli.console import echo_line, megabytes, parameter_options, trust_option
+from weightcast.cli.run_output import check_output, recording_options
 from weightcast.cli.run_report import report, write_json
+from weightcast.cli.run_skip import run_skipping, skip_options, sort_out
 
 if TYPE_CHECKING:
     from weightcast.apply import Guard, JumpPlan
@@ -109,18 +111,23 @@ def _moments(context: click.Context, option: click.Parameter, value: str) -> str
     "json_path",
     type=click.Path(),
     metavar="FILE",
-    help="Write what happened to the jumps, and why, into this file too.",
+    help="Write what happened to jumps or updates, and why, into this file too.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace what --record and --json write.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing of our own but errors.")
+@skip_options
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- SCRIPT [ARGS]...")
 def run(command: tuple[str, ...], **options: Any) -> int:
-    """Run a training script, unchanged, and let its weights jump ahead.
+    """Run a training script, unchanged, and let its weights jump ahead, or skip their updates.
 
     The script's arguments, output and exit code are its own; what happens to the jumps, and why, is
     told on stderr. '-- -m package.module' runs a module. The model of the first optimizer to step
     jumps. Each jump is on probation: where the training loss that the script calls backward on has
     not come back to its trend, weights, optimizer state and buffers are rolled back.
+
+    With --skip-updates nothing jumps. While evaluations gain little, only biases and normalization
+    are trained, which makes steps cheaper. An evaluation is a number that the script prints
+    (--metric), or the mean of its training loss over some steps.
 
     Steps count from the script's first optimizer step, also where it goes on from a checkpoint: the
     past that jumps need is not in that. Use weightcast.apply.Jumper in a script that resumes.
@@ -130,6 +137,7 @@ def run(command: tuple[str, ...], **options: Any) -> int:
       weightcast run --every 1000 -- train.py --epochs 3
       weightcast run --forecaster introspection-mnist --jump-points 3000,4000,5000 --no-guard \\
           --record run.zarr -- train.py
+      weightcast run --skip-updates --metric 'Accuracy: (\\S+)' -- train.py
     """
     from weightcast.apply.placing import Placement
     from weightcast.apply.script import run_script
@@ -138,12 +146,14 @@ def run(command: tuple[str, ...], **options: Any) -> int:
     from weightcast.recorder.running import script_runner
 
     script_runner(command)  # the likeliest mistake comes first
+    if sort_out(click.get_current_context()):
+        return run_skipping(command, options)
     forecaster = load(options["forecaster"], trusted=options["trust"])
     plan, guard = _plan(forecaster, options), _guard(options)
     if guard is not None:
         guard = guard.settled(plan)
         plan = plan.judged(guard.steps or 0)
-    _check_output(command, options)
+    check_output(command, options, [options["forecaster"]])
 
     def tell(text: object) -> None:
         if not options["quiet"] and writes_here():
@@ -154,7 +164,9 @@ def run(command: tuple[str, ...], **options: Any) -> int:
         forecaster,
         plan,
         record=options["record"],
-        recording=_recording(command, plan, options),
+        recording=recording_options(
+            command, options, jumps={"forecaster": options["forecaster"], "plan": str(plan)}
+        ),
         starting=lambda: tell(f"{options['forecaster']}: {plan}; {_guarded(guard)}"),
         guard=guard,
         moments=options["moments"],
@@ -205,40 +217,3 @@ def _guard(options: dict[str, Any]) -> Guard | None:
 def _guarded(guard: Guard | None) -> str:
     """What becomes of jumps that hurt, in words."""
     return "no guard" if guard is None else f"each is judged after {guard.steps} steps"
-
-
-def _check_output(command: tuple[str, ...], options: dict[str, Any]) -> None:
-    """Refuse options that need others, and a file that is taken."""
-    from pathlib import Path
-
-    from weightcast.store.output import check_writable, refuse_existing
-
-    if options["record"] is None and options["schedule"] is not None:
-        raise click.UsageError("--schedule goes with --record")
-    if options["overwrite"] and options["record"] is options["json_path"] is None:
-        raise click.UsageError("--overwrite goes with --record or --json")
-    if options["json_path"] is not None:
-        path = Path(options["json_path"]).absolute()  # the script may change its folder
-        if options["record"] and path == Path(options["record"]).absolute():
-            raise click.UsageError("--record and --json must name different outputs")
-        read = [options["forecaster"], *(command[:1] if command[0] != "-m" else ())]
-        beside = [name for name in read if Path(name).exists()]  # some forecasters have names only
-        beside += [options["record"]] if options["record"] else []
-        refuse_existing(path, overwrite=options["overwrite"], kind="file", inputs=beside)
-        check_writable(path)
-        options["json_path"] = path
-
-
-def _recording(
-    command: tuple[str, ...], plan: JumpPlan, options: dict[str, Any]
-) -> dict[str, Any] | None:
-    """Options of the recorder; who reads the history must know that it is one with jumps."""
-    if options["record"] is None:
-        return None
-    jumps = {"forecaster": options["forecaster"], "plan": str(plan)}
-    return {
-        "schedule": options["schedule"],
-        "overwrite": options["overwrite"],
-        "model": options["model"],
-        "metadata": {"command": list(command), "jumps": jumps},
-    }

@@ -181,7 +181,7 @@ def _select(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) ->
     return Selection(
         {name: _place(model, name, "_parameters") for name in parameters},
         {name: _place(model, name, "_buffers") for name in buffers},
-        {name: _kind(model, name) for name in parameters},
+        {name: kind_of(model, name) for name in parameters},
         {**ties, **buffer_ties},
         again,
     )
@@ -216,7 +216,14 @@ def _place(model: nn.Module, name: str, kind: str) -> Place:
     return getattr(model.get_submodule(owner), kind), leaf
 
 
-def _kind(model: nn.Module, name: str) -> Kind:
+def kind_of(model: nn.Module, name: str) -> Kind:
+    """What a parameter is for, by the module that owns it and by its name.
+
+    Examples
+    --------
+    >>> kind_of(nn.LayerNorm(3), "weight"), kind_of(nn.LSTM(1, 1), "bias_hh_l0")
+    ('norm', 'bias')
+    """
     owner, _, leaf = name.rpartition(".")
     if "Norm" in type(model.get_submodule(owner)).__name__:
         return "norm"
