@@ -8,24 +8,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from weightcast.apply.flattening import local
+from weightcast.apply.masks import Mask, checked_mask
 from weightcast.apply.matching import match, names_of
-from weightcast.recorder.checkpoints import State, plain_names, unwrapped
+from weightcast.recorder.checkpoints import State, unwrapped
 from weightcast.store import History, Parameter, ShapeError, UsageError
 from weightcast.store.parameters import matches
 from weightcast.store.reading import read
-
-Mask = Mapping[str, torch.Tensor] | nn.Module
 
 BLOCK = 1 << 20  # numbers that are compared at once
 
@@ -41,9 +38,10 @@ class RewindReport:
     weights, buffers : int
         Numbers put back, of parameters and of buffers.
     masked : int
-        Numbers that stay for the mask.
+        Numbers that stay, or are set to 0, for the mask.
     changed : float
-        Largest absolute change, in the weights' own units.
+        Largest absolute change of a weight, in its own units; of a buffer, if no weights were put
+        back.
     left : int
         Tensors of the model that stay as they were: the history does not have them, or they were
         not asked for.
@@ -112,16 +110,36 @@ class Chosen:
         return found
 
 
-def put_back(chosen: Chosen, state: State, place: str | Path, mask: Mask | None) -> RewindReport:
-    """Write what is chosen into the tensors of a model or checkpoint; all is checked first."""
+def put_back(
+    chosen: Chosen,
+    state: State,
+    place: str | Path,
+    mask: Mask | None,
+    values: State | None = None,
+    *,
+    zero: bool = False,
+) -> RewindReport:
+    """Write what is chosen into the tensors of a model or checkpoint; all is checked first.
+
+    Other `values` than those that were recorded may be given for it. With `zero` weights where the
+    mask is False become 0, else they stay.
+    """
+    if zero and mask is None:
+        raise UsageError("what is pruned can only be set to 0 with a mask: give one, or leave zero")
     history, wanted = chosen.history, chosen.all
     named = unwrapped(state, {p.name for p in wanted})
     pairs = list(match(wanted, named, place, history.path, chosen.names))
     targets = _distinct(pairs, place)
-    masks = _masks(mask, chosen)
-    values = chosen.read()
-    changes = [_write(tensor, values[p.name], masks.get(p.name)) for p, tensor in targets]
-    changed, rounding = np.max(changes, axis=0, initial=0.0).tolist()  # NaN stays
+    masks = masks_of(mask, chosen)
+    values = chosen.read() if values is None else values
+    if zero:
+        values |= {name: torch.where(kept, values[name], 0) for name, kept in masks.items()}
+    staying = {} if zero else masks
+    changes = {p.name: _write(tensor, values[p.name], staying.get(p.name)) for p, tensor in targets}
+    rounding = np.max([r for _, r in changes.values()], initial=0.0).item()  # NaN stays
+    # a buffer may count batches, which says nothing of how far the weights went
+    weights = {p.name for p in chosen.tables["weights"]} or changes.keys()
+    changed = np.max([c for name, (c, _) in changes.items() if name in weights], initial=0.0).item()
     counts = {
         array: sum(int(masks[p.name].sum()) if p.name in masks else p.size for p in table)
         for array, table in chosen.tables.items()
@@ -161,7 +179,7 @@ def _distinct(
     return list(found.values())
 
 
-def _masks(mask: Mask | None, chosen: Chosen) -> State:
+def masks_of(mask: Mask | None, chosen: Chosen) -> State:
     """The masks by the names that the history has for their tensors.
 
     Raises
@@ -169,41 +187,9 @@ def _masks(mask: Mask | None, chosen: Chosen) -> State:
     ShapeError
         If a name, a shape or a dtype is wrong.
     """
-    given = mask.state_dict() if isinstance(mask, nn.Module) else mask
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise UsageError(
-            f"a mask must be a mapping of bool tensors by parameter name: got {type(mask).__name__}"
-        )
     shapes = {p.name: p.shape for p in chosen.all}
-    firsts = {name: p.name for p in chosen.all for name in chosen.names[p.name]}
-    if not given.keys() <= firsts.keys():
-        given, _ = plain_names(dict(given))
-    found: State = {}
-    for name, tensor in given.items():
-        if name not in firsts:
-            raise ShapeError(
-                f"a mask must be of tensors that are put back: {name!r} is none of the "
-                f"{len(shapes)} chosen of {chosen.history.path}, such as {next(iter(firsts))!r}"
-            )
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        first = firsts[name]
-        _require_mask(name, whole, shapes[first])
-        if first in found and not torch.equal(found[first], whole.cpu()):
-            raise ShapeError(f"a tied tensor has one mask: that of {name!r} differs from another's")
-        found[first] = whole.cpu()
-    return found
-
-
-def _require_mask(name: str, tensor: Any, shape: tuple[int, ...]) -> None:
-    good = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
-    if not good or tensor.dtype != torch.bool or tensor.is_meta or tuple(tensor.shape) != shape:
-        got = f"{tensor.dtype} {list(tensor.shape)}" if good else f"a {type(tensor).__name__}"
-        raise ShapeError(
-            f"a mask must be a bool tensor of its parameter's shape: that of {name!r} is {got}, "
-            f"not torch.bool {list(shape)}"
-        )
+    among = f"chosen of {chosen.history.path}"
+    return checked_mask(mask, shapes, chosen.names, "tensors that are put back", among)
 
 
 @torch.no_grad()
@@ -213,16 +199,16 @@ def _write(
     """Write values where the mask is True; the largest change, and the largest error of writing."""
     into = local(tensor)
     before = into.cpu()
-    new = _part(values, tensor)
+    new = part_of(values, tensor)
     if mask is not None:
-        new = torch.where(_part(mask, tensor), new, before)  # in the wider dtype of the two
+        new = torch.where(part_of(mask, tensor), new, before)  # in the wider dtype of the two
     written = new.to(into.dtype)
     found = _largest(written, before), _largest(written, new)
     into.copy_(written)
     return found
 
 
-def _part(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def part_of(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """What this rank holds of a tensor."""
     if not isinstance(like, DTensor):
         return whole

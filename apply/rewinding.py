@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from weightcast.apply.masks import Mask
 from weightcast.apply.matching import MODEL, OpenCheckpoint
-from weightcast.apply.putting import Chosen, Mask, RewindReport, put_back
+from weightcast.apply.putting import Chosen, RewindReport, put_back
 from weightcast.recorder.checkpoints import State, load_checkpoint
 from weightcast.recorder.selection import unwrap
 from weightcast.store import FormatError, History, InputNotFoundError, UsageError
@@ -29,6 +30,7 @@ def rewind(
     step: int,
     *,
     mask: Mask | None = None,
+    zero: bool = False,
     buffers: bool = True,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -49,6 +51,8 @@ def rewind(
     mask : mapping of str to bool Tensor, or nn.Module with such a ``state_dict``, optional
         For parameters by name, in their shapes: only where it is True are weights put back, the
         others stay: those that were pruned stay 0. Tensors without a mask are put back whole.
+    zero : bool
+        Set weights where the mask is False to 0: the model need not have been pruned before.
     buffers : bool
         Put back recorded buffers too, such as BatchNorm statistics.
     include, exclude : sequence of str
@@ -65,7 +69,7 @@ def rewind(
     ShapeError
         If names, shapes or dtypes of model or mask are not the history's.
     UsageError
-        If the globs leave nothing, or the model has no values yet.
+        If the globs leave nothing, the model has no values yet, or there is no mask for `zero`.
     FormatError
         If the history is damaged.
 
@@ -91,6 +95,19 @@ def rewind(
     (3, 0.1, None)
     """
     history = history if isinstance(history, History) else History(history)
+    named = tensors_of(model)
+    chosen = Chosen(history, step, buffers, include, exclude)
+    return put_back(chosen, named, MODEL, mask, zero=zero)
+
+
+def tensors_of(model: nn.Module) -> State:
+    """Parameters and buffers of a model by all their names, its wrappers looked through.
+
+    Raises
+    ------
+    UsageError
+        If it is no model, or has no values yet.
+    """
     if not isinstance(model, nn.Module):
         raise UsageError(f"give a torch.nn.Module to rewind: got a {type(model).__name__}")
     plain = unwrap(model)
@@ -101,8 +118,7 @@ def rewind(
             f"a model to rewind must have its shapes: {lazy!r} is lazy: run one batch through the "
             "model first"
         )
-    chosen = Chosen(history, step, buffers, include, exclude)
-    return put_back(chosen, named, MODEL, mask)
+    return named
 
 
 def rewind_checkpoint(
@@ -113,6 +129,7 @@ def rewind_checkpoint(
     *,
     key: str | None = None,
     mask: Mask | None = None,
+    zero: bool = False,
     buffers: bool = True,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -130,7 +147,7 @@ def rewind_checkpoint(
     key : str, optional
         Where the checkpoint keeps the model's ``state_dict``. By default the checkpoint is one
         itself, or has it under ``state_dict``, ``model_state_dict``, ``model`` or ``net``.
-    mask, buffers, include, exclude
+    mask, zero, buffers, include, exclude
         As for `rewind`.
     overwrite : bool
         Replace a file that stands at `output`.
@@ -151,7 +168,7 @@ def rewind_checkpoint(
     output = refuse_existing(output, overwrite=overwrite, kind="file", inputs=[history.path])
     chosen = Chosen(history, step, buffers, include, exclude)
     opened = OpenCheckpoint.load(checkpoint, output, key)
-    report = put_back(chosen, opened.state, checkpoint, mask)
+    report = put_back(chosen, opened.state, checkpoint, mask, zero=zero)
     opened.save()
     return report
 
@@ -172,4 +189,11 @@ def load_mask(path: str | Path) -> Mapping[str, torch.Tensor]:
             f"{path} must hold a mask, a dict of bool tensors by parameter name: it holds a "
             f"{type(document).__name__}"
         )
+    for name, tensor in document.items():
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.bool:
+            got = getattr(tensor, "dtype", type(tensor).__name__)
+            raise FormatError(
+                f"{path} must hold a mask, a dict of bool tensors by parameter name: {name!r} is "
+                f"{got}; weightcast prune writes one"
+            )
     return document

@@ -15,12 +15,14 @@ from weightcast.cli.compare import compare
 from weightcast.cli.console import echo_line
 from weightcast.cli.dataset import dataset
 from weightcast.cli.demo import demo
+from weightcast.cli.early import early
 from weightcast.cli.evaluate import evaluate
 from weightcast.cli.exchange import export, import_
 from weightcast.cli.fit import fit
 from weightcast.cli.history import info, record, recover
 from weightcast.cli.jump import jump
 from weightcast.cli.maintain import compact, verify
+from weightcast.cli.prune import prune
 from weightcast.cli.reproduce import reproduce
 from weightcast.cli.rewind import rewind
 from weightcast.cli.run import run
@@ -44,6 +46,7 @@ for command in (
     verify,
     compact,
     variation,
+    early,
     dataset,
     fit,
     evaluate,
@@ -53,6 +56,7 @@ for command in (
     pull,
     jump,
     run,
+    prune,
     rewind,
     export,
     import_,

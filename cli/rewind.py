@@ -21,6 +21,7 @@ from weightcast.cli.console import echo, output_option, parameter_options
     help="Bool tensors by parameter name (.safetensors, or of torch.save): weights where they are "
     "False stay as they are.",
 )
+@click.option("--zero-pruned", is_flag=True, help="Set weights where the mask is False to 0.")
 @click.option("--no-buffers", is_flag=True, help="Leave buffers, such as BatchNorm statistics.")
 @parameter_options("Put back")
 @output_option("Checkpoint to write.")
@@ -29,6 +30,7 @@ def rewind(
     step: int,
     checkpoint: str | None,
     mask: str | None,
+    zero_pruned: bool,
     no_buffers: bool,
     output: str,
     **options: Any,
@@ -42,7 +44,11 @@ def rewind(
     \b
     Example:
       weightcast rewind --history run.zarr --step 1000 --checkpoint in.pt -o out.pt
+      weightcast rewind --history run.zarr --step 500 --checkpoint in.pt \\
+          --mask mask.safetensors --zero-pruned -o out.pt
     """
+    if zero_pruned and mask is None:
+        raise click.UsageError("--zero-pruned is of what a mask prunes: name one with --mask")
     if checkpoint is None:
         raise click.UsageError(
             "name the checkpoint to rewind with --checkpoint; to write the recorded weights alone: "
@@ -56,6 +62,7 @@ def rewind(
         checkpoint,
         output,
         mask=None if mask is None else load_mask(mask),
+        zero=zero_pruned,
         buffers=not no_buffers,
         **options,
     )
@@ -66,7 +73,8 @@ def rewind(
         f"the largest change is {report.changed:.4g}: {output}"
     )
     if report.masked:
-        echo(f"{report.masked:,} stay as they were for the mask")
+        what = "are 0" if zero_pruned else "stay as they were"
+        echo(f"{report.masked:,} {what} for the mask")
     if report.left:
         echo(f"{report.left} tensors that were not put back stay as they were")
     if report.rounding:
