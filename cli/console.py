@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -168,9 +168,12 @@ def print_json(document: Any) -> None:
 
 
 def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[object] | None], title: str = ""
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object] | None],
+    title: str = "",
+    words: Collection[str] = (),
 ) -> None:
-    """Print a table on stdout: the first column left-aligned, the others right.
+    """Print a table on stdout: the first column and those of `words` left-aligned, others right.
 
     A row that is None is a line between sections.
     """
@@ -182,7 +185,8 @@ def print_table(
     heading = Text(printable(title)) if title else None
     table = Table(title=heading, box=box.SIMPLE_HEAD, title_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+        side: Any = "right" if i and column not in words else "left"
+        table.add_column(column, justify=side, no_wrap=True)
     for row in rows:
         if row is None:
             table.add_section()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from weightcast.experiments.experiment import Experiment
-    from weightcast.experiments.jobs import Job, Place, Run
+    from weightcast.experiments.jobs import Run
 
 PAPER, QUICK = "paper", "quick"
 
@@ -47,7 +47,12 @@ PAPER, QUICK = "paper", "quick"
     type=click.Choice([PAPER, QUICK]),
     help="As many steps as in the paper, or a few hundred, to see that it works.",
 )
-@click.option("--arms", metavar="A,B,...", help="Only these arms.")
+@click.option("--arms", metavar="A,B,...", help="Only these arms of an experiment.")
+@click.option("--network", metavar="A,B,...", help="Of a study: the networks to train.")
+@click.option(
+    "--rewind", metavar="STEPS", help="Of a study: the steps to rewind to, such as 0,100,500,2000."
+)
+@click.option("--rounds", type=click.IntRange(min=1), help="Of a study: how often to prune.")
 @click.option(
     "--workers",
     default=1,
@@ -69,8 +74,9 @@ PAPER, QUICK = "paper", "quick"
 def reproduce(names: tuple[str, ...], listed: bool, workers: int, **options: Any) -> int:
     """Run experiments of the papers: plain training, jumps, and what a careful reader would add.
 
-    NAME is an experiment of --list, or "all": those whose data are given. What is done already is
-    kept, so that the same command goes on where it was stopped.
+    NAME is an experiment of --list, or "all": those whose data are given; or a study of --list:
+    wus, imp, early-phase. What is done already is kept, so that the same command goes on where it
+    was stopped.
 
     \b
     Example:
@@ -78,32 +84,65 @@ def reproduce(names: tuple[str, ...], listed: bool, workers: int, **options: Any
       weightcast reproduce mnist2 --data mnist=/data/mnist --workers 4
       weightcast reproduce all --data /data --budget quick --seeds 1 -o quick/
       weightcast reproduce fm16 --arms "plain, jumps" --dry-run
+      weightcast reproduce imp --data mnist=/data/mnist --rewind 0,100,500,2000 --rounds 10
     """
     from pathlib import Path
 
-    from weightcast.cli.reproduce_tables import print_catalogue, print_plan
-    from weightcast.experiments.catalogue import CATALOGUE
+    from weightcast.cli.reproduce_jobs import do
+    from weightcast.cli.reproduce_study import reproduce_studies
+    from weightcast.cli.reproduce_tables import print_plan
     from weightcast.experiments.jobs import Place, jobs_of
     from weightcast.experiments.reproducing import held, require_device
     from weightcast.store.remote import require_local
 
     if listed:
-        every = [_shortened(entry, options["budget"]) for entry in CATALOGUE.values()]
-        return print_catalogue(every, options["seeds"], as_json=options["as_json"])
+        return _list(**options)
     require_local(options["output"])
-    folder = Path(options["output"])
+    folder = Path(options.pop("output"))
+    if _are_studies(names, options):
+        return reproduce_studies(names, folder, workers, **options)
     runs, sources = _planned(names, folder, **options)
+    left = jobs_of(runs, folder)
     if options["dry_run"]:
-        return print_plan(runs, folder, workers, as_json=options["as_json"])
+        every = [job for job in jobs_of(runs) if job in left or job in runs]
+        return print_plan(every, left, folder, workers, as_json=options["as_json"])
     place = Place(folder, sources, require_device(options["device"]))
     with held(folder):
-        failures = _done(jobs_of(runs, folder), place, workers)
+        failures = do(left, place, workers)
         try:
             _report(runs, folder, as_json=options["as_json"])
         finally:
             for failure in failures:
                 echo_line(failure)
     return 1 if failures else 0
+
+
+def _list(*, budget: str, seeds: int, as_json: bool, **_: Any) -> int:
+    from weightcast.cli.reproduce_tables import print_catalogue
+    from weightcast.experiments.catalogue import CATALOGUE
+    from weightcast.experiments.studies import MODULES, study_of
+    from weightcast.experiments.study import Request
+
+    experiments = [_shortened(entry, budget) for entry in CATALOGUE.values()]
+    request = Request(seeds=seeds, budget=budget)
+    return print_catalogue(experiments, map(study_of, MODULES), request, as_json=as_json)
+
+
+def _are_studies(names: tuple[str, ...], options: dict[str, Any]) -> bool:
+    """Whether studies are named, which have options and a report of their own."""
+    from weightcast.cli.reproduce_study import OPTIONS
+    from weightcast.experiments.studies import MODULES
+
+    studies = [name for name in names if name in MODULES]
+    if others := [name for name in names if name not in MODULES] if studies else []:
+        raise click.UsageError(
+            f"{studies[0]} is a study and {others[0]} is none: run them one after the other"
+        )
+    if not studies and (given := next((o for o in OPTIONS if options[o] is not None), None)):
+        raise click.UsageError(
+            f"--{given} is an option of studies, and no study is named: {', '.join(MODULES)}"
+        )
+    return bool(studies)
 
 
 def _shortened(experiment: Experiment, budget: str) -> Experiment:
@@ -141,31 +180,6 @@ def _planned(
         echo_line(left_out)
     refuse_others(runs, folder, found.data)
     return runs, found.folders
-
-
-def _done(jobs: list[Job], place: Place, workers: int) -> list[str]:
-    """Do the jobs; what failed, in a line each."""
-    from contextlib import closing
-
-    from weightcast.cli.reproduce_bars import shown
-    from weightcast.experiments.reproducing import reproduce as work
-
-    failures = []
-    try:
-        with shown(jobs, workers) as show, closing(work(jobs, place, workers)) as events:
-            for event in events:
-                show(event)
-                if event.state == "failed":
-                    failures.append(f"{jobs[event.job].label} failed: {event.text}")
-    except KeyboardInterrupt:
-        raise _Interrupted(
-            f"interrupted: what is done is in {place.folder}, and the same command goes on there"
-        ) from None
-    return failures
-
-
-class _Interrupted(click.ClickException):
-    exit_code = 130
 
 
 def _report(runs: list[Run], folder: Path, *, as_json: bool) -> None:

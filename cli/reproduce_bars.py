@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from weightcast.cli.console import echo
 
 if TYPE_CHECKING:
-    from weightcast.experiments.jobs import Job
     from weightcast.experiments.pacing import Pace
     from weightcast.experiments.queueing import Event
+    from weightcast.experiments.reproducing import AnyJob
 
 EVERY = 60.0  # seconds between lines
 
 
 @contextmanager
-def shown(jobs: Sequence[Job], workers: int) -> Iterator[Callable[[Event], None]]:
+def shown(jobs: Sequence[AnyJob], workers: int) -> Iterator[Callable[[Event], None]]:
     """Show on stderr what happens to jobs; yields a function to call with each event."""
     from rich.console import Console
 
@@ -35,7 +35,7 @@ def shown(jobs: Sequence[Job], workers: int) -> Iterator[Callable[[Event], None]
 class _Told:
     """What is said of all jobs."""
 
-    def __init__(self, jobs: Sequence[Job], pace: Pace) -> None:
+    def __init__(self, jobs: Sequence[AnyJob], pace: Pace) -> None:
         self.jobs, self.pace, self.ended = jobs, pace, 0
 
     def notice(self, event: Event) -> None:
@@ -50,7 +50,7 @@ class _Told:
 
 
 class _Lines:
-    def __init__(self, jobs: Sequence[Job], pace: Pace) -> None:
+    def __init__(self, jobs: Sequence[AnyJob], pace: Pace) -> None:
         from time import monotonic
 
         self.told, self.clock, self.at = _Told(jobs, pace), monotonic, monotonic()
@@ -70,7 +70,7 @@ class _Lines:
 class _Bars:
     """A bar for each job that runs, and one for all."""
 
-    def __init__(self, jobs: Sequence[Job], pace: Pace, console: Any) -> None:
+    def __init__(self, jobs: Sequence[AnyJob], pace: Pace, console: Any) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
 
         layout = (

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from weightcast.experiments import networks, vision
+from weightcast.experiments import image_networks, networks, vision
 from weightcast.experiments.experiment import Arm, Experiment, Updates
 from weightcast.store import UsageError
 
@@ -18,9 +18,15 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "mnist3": networks.mnist3,
     "mnist4": networks.Mnist4,
     "fm16": networks.fm16,
+    "lenet": networks.lenet,
     "cifar1": vision.cifar1,
     "alexnet1": vision.alexnet1,
     "inception1": vision.inception1,
+    "alexnet-cifar": image_networks.alexnet_cifar,
+    "vgg11": image_networks.vgg11,
+    "vgg16": image_networks.vgg16,
+    "resnet18": image_networks.resnet18,
+    "resnet20": image_networks.resnet20,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from weightcast.experiments.experiment import Arm, Claim, Experiment, Rate, Updates
+from weightcast.experiments.studies import MODULES as STUDIES
 from weightcast.store import UsageError
 
 _PAPER = "Sinha et al. 2017"
@@ -296,9 +297,10 @@ def find(name: str) -> Experiment:
     10000
     """
     if name not in CATALOGUE:
-        near = get_close_matches(name, CATALOGUE, 1)
+        known = [*CATALOGUE, *STUDIES]
+        near = get_close_matches(name, known, 1)
         raise UsageError(
             f"no experiment {name!r}{f', did you mean {near[0]!r}?' if near else ''}: there are "
-            f"{', '.join(CATALOGUE)}"
+            f"{', '.join(known)}"
         )
     return CATALOGUE[name]

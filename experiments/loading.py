@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from weightcast.experiments import cifar, mnist
+from weightcast.experiments import cifar, images32, mnist
 from weightcast.experiments import folder as tree
 from weightcast.experiments.digits import Task
 from weightcast.experiments.pictures import Pictures, Prepare, hold_out
@@ -27,6 +27,7 @@ PLACES = {
     "cifar100": ("cifar-100-binary", "cifar-100-python", "cifar100", "CIFAR100"),
     "images": ("images", "imagenet", "ImageNet"),
 }
+PLACES |= {f"{name}-32": PLACES[name] for name in ("fashion", "cifar10", "cifar100")}
 
 # MNIST and Fashion-MNIST come in files of the same names: these are digests of their labels.
 LABELS = {
@@ -82,7 +83,8 @@ def load_data(name: str, folder: str | Path) -> Data:
         "mnist" and "fashion": all training and all test images. "fashion-55000": of Fashion-MNIST's
         training images the last twelfth, 5,000 of 60,000, stand in for the test images, as in
         NiNo's FM-16. "cifar10", "cifar100": see `experiments.cifar`. "images": see
-        `experiments.folder`.
+        `experiments.folder`. "fashion-32", "cifar10-32", "cifar100-32": see
+        `experiments.images32`.
     folder : str or Path
         The data set's own folder, or one that has it in a sub-folder, see `PLACES`.
 
@@ -105,6 +107,8 @@ def load_data(name: str, folder: str | Path) -> Data:
     """
     if name not in PLACES:
         raise UsageError(f"data must be one of {', '.join(PLACES)}: got {name!r}")
+    if name.endswith("-32"):
+        return _in_32(name, Path(folder))
     if name == "images":
         return _images(Path(folder))
     return _cifar(name, Path(folder)) if "cifar" in name else _idx(name, Path(folder))
@@ -141,6 +145,22 @@ def _cifar(name: str, place: Path) -> Data:
     task = Task(train, found.train[1], test, found.test[1])
     about = _about(f"CIFAR-{classes}", task, 50_000)
     return Data(task, found.sha256, classes, about, cifar.augment, cifar.centre)
+
+
+def _in_32(name: str, place: Path) -> Data:
+    """The same images as CIFAR networks are trained on them."""
+    data = load_data(name.removesuffix("-32"), place)
+    train: Any = data.task.train_x
+    test: Any = data.task.validation_x
+    form, about = images32.CIFAR, f"{data.about}, of 32 x 32 pixels"
+    if name == "fashion-32":
+        train, test = Pictures(train, images32.widened), Pictures(test, images32.widened)
+        form, about = images32.FASHION, f"{data.about}, padded to 32 x 32 pixels of three channels"
+    else:
+        test = test.source  # before its centre is cut out
+    test = Pictures(test, form.plain)
+    task = replace(data.task, train_x=train, validation_x=test)
+    return replace(data, task=task, about=about, augment=form.augment, plain=form.plain)
 
 
 def _images(place: Path) -> Data:

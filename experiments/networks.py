@@ -129,6 +129,25 @@ class Mnist4(nn.Module):
         return logits
 
 
+def lenet(classes: int = 10) -> nn.Module:
+    """LeNet-300-100, as Frankle and Carbin 2019 train it.
+
+    Notes
+    -----
+    Their section 2: two hidden layers with ReLU, Glorot normal weights, biases 0.
+
+    Examples
+    --------
+    >>> sum(p.numel() for p in lenet().parameters())
+    266610
+    """
+    network = nn.Sequential(
+        *(nn.Flatten(), nn.Linear(784, 300), nn.ReLU()),  # [n, 300]
+        *(nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, classes)),
+    )
+    return drawn(network, nn.init.xavier_normal_, nn.init.zeros_)
+
+
 def fm16(classes: int = 10) -> nn.Module:
     """NiNo's FM-16 (Knyazev et al. 2025): three convolutions and global average pooling.
 

@@ -9,6 +9,7 @@ from weightcast.experiments.experiment import Experiment
 from weightcast.experiments.jobs import Fitting, Job, Run, Tuning
 from weightcast.experiments.queueing import Event
 from weightcast.experiments.running import PEAKS, TUNING
+from weightcast.experiments.study import StudyJob
 
 # Processor seconds of a training image, forwards and backwards; of one forwards, half.
 IMAGE = {
@@ -25,7 +26,7 @@ TESTS = {"fashion-55000": 5000, "images": 50_000}  # images of an evaluation, wh
 FITTING = 600.0  # seconds
 
 
-def seconds_of(job: Job) -> float:
+def seconds_of(job: Job | StudyJob) -> float:
     """Roughly how long a job takes on one core of 2025.
 
     Examples
@@ -35,6 +36,8 @@ def seconds_of(job: Job) -> float:
     >>> round(seconds_of(Run(experiment, experiment.arms[0], seed=0)))
     66
     """
+    if isinstance(job, StudyJob):
+        return job.seconds
     if isinstance(job, Fitting):
         return FITTING
     if isinstance(job, Tuning):
@@ -50,6 +53,12 @@ def _seconds(experiment: Experiment, networks: int) -> float:
     return IMAGE[experiment.network] * (experiment.steps * experiment.batch + tests / 2)
 
 
+def _kind(job: Job | StudyJob) -> str:
+    if isinstance(job, StudyJob):
+        return job.kind
+    return job.experiment.network if isinstance(job, Run) else ""
+
+
 class Pace:
     """The time left, from what was done since this began: not what a run resumed with.
 
@@ -62,11 +71,14 @@ class Pace:
     """
 
     def __init__(
-        self, jobs: Sequence[Job], workers: int, clock: Callable[[], float] = time.monotonic
+        self,
+        jobs: Sequence[Job | StudyJob],
+        workers: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._workers, self._clock = workers, clock
         self._expected = [seconds_of(job) for job in jobs]
-        self._kinds = [job.experiment.network if isinstance(job, Run) else "" for job in jobs]
+        self._kinds = [_kind(job) for job in jobs]
         self._left = [1.0] * len(jobs)  # shares of the jobs
         self._begun: dict[int, tuple[float, float]] = {}  # first report: share left, time
         self._took: dict[int, tuple[float, float]] = {}  # since: seconds, seconds expected

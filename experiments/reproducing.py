@@ -18,9 +18,12 @@ from weightcast.experiments.loading import Data
 from weightcast.experiments.queueing import Event, work
 from weightcast.experiments.results import read_result
 from weightcast.experiments.running import finished, made_of
+from weightcast.experiments.study import StudyJob
 from weightcast.predictor.models import nearest
 from weightcast.store import OutputExistsError, UsageError
 from weightcast.store.ring import lock
+
+AnyJob = Job | StudyJob
 
 MARKER = ".weightcast-reproduction"  # in a results folder; locked while somebody fills it
 RECORDED = ("plain", "jumps")  # arms whose first run leaves a weight history
@@ -99,13 +102,13 @@ def refuse_others(runs: Sequence[Run], folder: Path, data: Mapping[str, Data]) -
             finished(path, made_of(run.experiment, run.arm, run.seed, task, peak))
 
 
-def reproduce(jobs: Sequence[Job], place: Place, workers: int = 1) -> Generator[Event]:
+def reproduce(jobs: Sequence[AnyJob], place: Place, workers: int = 1) -> Generator[Event]:
     """Do jobs in worker processes.
 
     Parameters
     ----------
     jobs : sequence
-        From `jobs_of`.
+        From `jobs_of` or `study.with_needs`, each after what it needs.
     place : Place
         Its folder is `held`.
     workers : int
@@ -115,7 +118,7 @@ def reproduce(jobs: Sequence[Job], place: Place, workers: int = 1) -> Generator[
     ------
     Event
     """
-    needs = [[jobs.index(need) for need in job.needs] for job in jobs]
+    needs = [[jobs.index(need) for need in job.needs if need in jobs] for job in jobs]
     return work(partial(perform, place), jobs, needs, workers)
 
 

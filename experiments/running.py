@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -207,12 +207,21 @@ def resume(begin: Callable[[], Run], checkpoint: Path, made: dict[str, Any]) -> 
     return run, False
 
 
-def recorder_of(run: Run, path: Path, resumed: bool) -> Recorder:
-    """A recorder of the run, attached after its jumps; its history goes on if the run does."""
+def recorder_of(
+    run: Run,
+    path: Path,
+    resumed: bool,
+    schedule: str | None = None,
+    include: Sequence[str] = (),
+) -> Recorder:
+    """A recorder of the run, attached after its jumps; its history goes on if the run does.
+
+    By default it records a hundred snapshots, evenly spaced, of all parameters.
+    """
     options: dict[str, Any] = {"resume": True, "start_step": run.step}
     options = options if resumed and path.exists() else {"overwrite": True}
-    every = max(run.experiment.steps // SNAPSHOTS, 1)
-    recorder = Recorder(run.network, path, f"every:{every}", **options)
+    schedule = schedule or f"every:{max(run.experiment.steps // SNAPSHOTS, 1)}"
+    recorder = Recorder(run.network, path, schedule, include=include, **options)
     inner = run.optimizer.optimizer if isinstance(run.optimizer, Jumper) else run.optimizer
     return recorder.attach(inner)
 

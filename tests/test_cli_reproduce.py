@@ -26,6 +26,7 @@ from weightcast.experiments.queueing import Progress
 from weightcast.experiments.reproducing import MARKER, held
 from weightcast.experiments.results import RunResult, file_name, read_result
 from weightcast.experiments.running import run_arm, tuned_peak
+from weightcast.experiments.studies import MODULES
 from weightcast.store.errors import RemoteError
 
 SHOW_CURSOR = "\x1b[?25h"
@@ -229,7 +230,7 @@ def test_experiments_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"{entry.steps:,}" in text
     assert main(["reproduce", "--list", "--json", "--budget", "quick"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert list(rows) == list(CATALOGUE)
+    assert list(rows) == [*CATALOGUE, *MODULES]
     assert rows["mnist2"]["steps"] == CATALOGUE["mnist2"].quick_steps
     assert rows["tiny"]["arms"] == [arm.name for arm in TINY.arms]
 

@@ -1,0 +1,37 @@
+"""The jobs of ``weightcast reproduce``, done while a user looks on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from weightcast.experiments.jobs import Place
+    from weightcast.experiments.reproducing import AnyJob
+
+
+def do(jobs: Sequence[AnyJob], place: Place, workers: int) -> list[str]:
+    """Do the jobs; what failed, in a line each."""
+    from contextlib import closing
+
+    from weightcast.cli.reproduce_bars import shown
+    from weightcast.experiments.reproducing import reproduce
+
+    failures = []
+    try:
+        with shown(jobs, workers) as show, closing(reproduce(jobs, place, workers)) as events:
+            for event in events:
+                show(event)
+                if event.state == "failed":
+                    failures.append(f"{jobs[event.job].label} failed: {event.text}")
+    except KeyboardInterrupt:
+        raise _Interrupted(
+            f"interrupted: what is done is in {place.folder}, and the same command goes on there"
+        ) from None
+    return failures
+
+
+class _Interrupted(click.ClickException):
+    exit_code = 130
