@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PACKAGES := apply cli experiments predictor recorder store
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types check bench bench-recorder bench-sampling bench-forecast bench-jump bench-choices docs-reproduction clean
+.PHONY: demo test lint types check bench bench-recorder bench-sampling bench-forecast bench-jump bench-choices bench-skipping bench-masking docs-reproduction clean
 
 demo: $(STAMP)
 	$(BIN)/weightcast demo -o demo
@@ -45,9 +45,16 @@ bench-jump: $(STAMP)
 bench-choices: $(STAMP)
 	$(BIN)/python benchmarks/choices.py
 
-# The document of the reproduction, anew from the numbers beside it.
+bench-skipping: $(STAMP)
+	$(BIN)/python benchmarks/skipping.py
+
+bench-masking: $(STAMP)
+	$(BIN)/python benchmarks/masking.py
+
+# The documents of the reproduction and of the studies, anew from the numbers beside them.
 docs-reproduction: $(STAMP)
 	$(BIN)/python -m weightcast.experiments.document docs
+	$(BIN)/python -m weightcast.experiments.studies docs
 
 clean:
 	rm -rf $(VENV) .types build *.egg-info .pytest_cache .mypy_cache .ruff_cache demo
