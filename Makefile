@@ -6,13 +6,20 @@ BIN := $(VENV)/bin
 PACKAGES := apply cli experiments predictor recorder store
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types check bench bench-recorder bench-sampling bench-forecast bench-jump bench-choices bench-skipping bench-masking docs-reproduction clean
+.PHONY: demo test test-apply test-others lint types check bench bench-recorder bench-sampling bench-forecast bench-jump bench-choices bench-skipping bench-masking docs-reproduction clean
 
 demo: $(STAMP)
 	$(BIN)/weightcast demo -o demo
 
+# In two processes, of about the same length: what each prints comes when it ends.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(MAKE) --jobs=2 --output-sync=target test-apply test-others
+
+test-apply: $(STAMP)
+	$(BIN)/python -m pytest tests/test_apply_*.py
+
+test-others: $(STAMP)
+	$(BIN)/python -m pytest --ignore-glob='*/test_apply_*.py'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
