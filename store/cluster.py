@@ -37,7 +37,7 @@ def cluster_workers(address: str) -> Iterator[Workers]:
 class _ClusterWorkers(Workers):
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection.address)
-        self._connection, self._futures = connection, dict[int, Any]()
+        self._connection = connection
 
     @property
     def count(self) -> int:
@@ -56,8 +56,10 @@ class _ClusterWorkers(Workers):
         groups = [_Group(name, function, tasks[i : i + size]) for i in range(0, len(tasks), size)]
         results: list[list[R]] = [[]] * len(groups)
         answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        futures: dict[int, Any] = {}  # of this job: what ends late must not touch the next one's
         job = asyncio.run_coroutine_threadsafe(
-            self._watched(self._execute(groups, common, answers.put)), self._connection.loop
+            self._watched(self._execute(groups, common, futures, answers.put)),
+            self._connection.loop,
         )
         job.add_done_callback(lambda _: answers.put(None))
         try:
@@ -71,14 +73,18 @@ class _ClusterWorkers(Workers):
         except BaseException as error:
             job.cancel()
             with suppress(Exception):
-                self._connection.call(self._end(name), END_SECONDS)
+                self._connection.call(self._end(name, futures), END_SECONDS)
             if _is_of_dask(error):
                 raise self._gave_up(error) from error
             raise
         return [result for group in results for result in group]
 
     async def _execute(
-        self, groups: Sequence[_Group], common: object, put: Callable[[Answer], None]
+        self,
+        groups: Sequence[_Group],
+        common: object,
+        futures: dict[int, Any],
+        put: Callable[[Answer], None],
     ) -> None:
         """Submit the groups, and put the answer of each as it comes."""
         client = self._connection.client
@@ -88,17 +94,13 @@ class _ClusterWorkers(Workers):
             with suppress(Exception):  # Dask sends tasks to where their arguments are: everywhere
                 async with asyncio.timeout(SPREAD_SECONDS):
                     await client.replicate([shared["common"]])
-        futures = client.map(_call_all, groups, key="weightcast", pure=False, **shared)
-        self._futures = dict(enumerate(futures))
-        await asyncio.gather(*(self._answer(index, put) for index in range(len(futures))))
-
-    async def _answer(self, index: int, put: Callable[[Answer], None]) -> None:
-        """Put the answer of a group, and let the cluster forget it."""
-        try:
-            put((index, await self._futures[index], None))
-        except Exception as error:
-            put((index, [], error))
-        del self._futures[index]
+        submitted = client.map(_call_all, groups, key="weightcast", pure=False, **shared)
+        futures.update(enumerate(submitted))
+        del submitted  # the cluster forgets what nothing refers to
+        # Not `asyncio.gather`, which would cancel them with this: a client of Dask that is
+        # cancelled while it gathers never gathers again. `_end` cancels their futures instead.
+        if waiting := [asyncio.create_task(_answer(futures, i, put)) for i in futures]:
+            await asyncio.wait(waiting)
 
     async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
         """Work until it is done, or until all workers have been gone for too long."""
@@ -113,6 +115,7 @@ class _ClusterWorkers(Workers):
         finally:
             for task in both:
                 task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
 
     def _gave_up(self, error: BaseException) -> SchedulerError:
         return SchedulerError(f"the cluster at {self.scheduler} gave up: {line(error)}")
@@ -129,12 +132,21 @@ class _ClusterWorkers(Workers):
             f"what they logged, and start others with `dask worker {self.scheduler}`"
         )
 
-    async def _end(self, name: str) -> None:
+    async def _end(self, name: str, futures: dict[int, Any]) -> None:
         """Cancel what waits; wait for what runs, which may be writing files of this job."""
         client = self._connection.client
-        await client.cancel(list(self._futures.values()))
+        await client.cancel(list(futures.values()))
         while sum((await client.run(_end_job, name, on_error="ignore")).values()):
             await asyncio.sleep(0.05)
+
+
+async def _answer(futures: dict[int, Any], index: int, put: Callable[[Answer], None]) -> None:
+    """Put the answer of a group, and let the cluster forget it."""
+    try:
+        put((index, await futures[index], None))
+    except Exception as error:
+        put((index, [], error))
+    del futures[index]
 
 
 def _is_of_dask(error: BaseException) -> bool:

@@ -136,6 +136,14 @@ def test_an_error_of_a_task_arrives_and_cancels_what_waits(two: Workers, tmp_pat
     assert len(list(tmp_path.iterdir())) == called
 
 
+def test_workers_go_on_after_errors_among_results_that_arrive(two: Workers) -> None:
+    """A client of Dask that is cancelled while it gathers never gathers again."""
+    for _ in range(40):
+        with pytest.raises(ZeroDivisionError):
+            two.run("divide", divmod, [(1, 1)] * 30 + [(1, 0)] + [(1, 1)] * 200)
+        assert two.run("divide", divmod, [(7, 2)] * 20) == [(3, 1)] * 20
+
+
 def test_after_an_error_nothing_runs_any_more(two: Workers, tmp_path: Path) -> None:
     with refuses(NonFiniteError, "finite"):
         two.run("check", at_work.fail_beside_a_slow_one, [(str(tmp_path), i) for i in (0, 1)])
