@@ -9,19 +9,17 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
-import pickle  # what it is used for here runs nothing: see _Reader
-import pickletools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from weightcast.experiments.pictures import central_crop, random_crop
+from weightcast.experiments.unpickling import read_batch
 from weightcast.store import FormatError, InputNotFoundError
 
 PIXELS = 3 * 32 * 32
@@ -32,7 +30,6 @@ FILES = {
 }
 
 _MOST = 1 << 28  # bytes of a file; CIFAR-100's largest has 155 million
-_REMEMBERED = 1 << 20  # objects that a pickle refers to again; CIFAR-100's have some 100,000
 
 
 @dataclass
@@ -65,8 +62,8 @@ def read(folder: str | Path, classes: int) -> Cifar:
     InputNotFoundError
         If a file is missing.
     FormatError
-        If one is damaged, or is not CIFAR's. A pickle that asks for anything but an array of
-        bytes is refused, and nothing in it is run.
+        If one is damaged, or is not CIFAR's. A pickle that has or asks for anything else than a
+        batch is refused, and nothing in it is run.
     """
     sha256: dict[str, str] = {}
     train, test = (_part(Path(folder), names, classes, sha256) for names in FILES[classes])
@@ -172,64 +169,12 @@ def _pickled(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Images [n, 3072] and labels [n]."""
     try:
-        for code, number, _ in pickletools.genops(data):
-            # Python makes room for as many objects as the highest number says, without asking.
-            if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(number or 0) > _REMEMBERED:
-                raise pickle.UnpicklingError(f"it remembers object {number}")
-        found = _Reader(io.BytesIO(data), encoding="bytes").load()
-        x, labels = (found[k] for k in (b"data", b"labels" if classes == 10 else b"fine_labels"))
+        x, labels = read_batch(data, PIXELS, b"labels" if classes == 10 else b"fine_labels")
         if not all(type(y) is int and 0 <= y < classes for y in labels):
-            raise pickle.UnpicklingError(f"its labels must be integers from 0 to {classes - 1}")
-        if not isinstance(x, _Array) or x.shape != (len(labels), PIXELS):
-            raise pickle.UnpicklingError(f"its data must be [{len(labels)}, {PIXELS}] bytes")
-        return np.frombuffer(x.numbers, np.uint8).reshape(x.shape), np.array(labels, np.uint8)
+            raise UnpicklingError(f"its labels must be integers from 0 to {classes - 1}")
+        return x, np.array(labels, np.uint8)
     except Exception as error:  # a damaged pickle raises whatever it comes upon
         raise FormatError(
             f"{path} is not a batch of CIFAR-{classes}'s Python version, or is damaged: "
-            f"{type(error).__name__}: " + str(error).partition("\n")[0]
+            f"{type(error).__name__}: " + str(error).partition("\n")[0][:200]
         ) from error
-
-
-class _Reader(pickle.Unpickler):
-    """Reads dicts, lists, numbers, bytes, and in place of arrays what holds their bytes.
-
-    Not even NumPy is called with what the file says.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        """One of the three names that an array of bytes is pickled with."""
-        allowed = {
-            ("numpy.core.multiarray", "_reconstruct"): _Array,
-            ("numpy._core.multiarray", "_reconstruct"): _Array,  # pickled again with NumPy 2
-            ("numpy", "ndarray"): _Array,
-            ("numpy", "dtype"): _Dtype,
-        }
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not allowed")
-        return allowed[module, name]
-
-
-class _Dtype:
-    """Stands for `numpy.dtype`; bytes only."""
-
-    def __init__(self, code: object, *_: object) -> None:
-        if code not in (b"u1", "u1"):
-            raise pickle.UnpicklingError("it has an array of other numbers than bytes")
-
-    def __setstate__(self, state: object) -> None:
-        """Byte order and alignment, of which bytes have none."""
-
-
-class _Array:
-    """Stands for `numpy.ndarray`, and for the function that makes an empty one to be filled."""
-
-    shape: object = None
-    numbers = b""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, state: tuple[object, object, object, object, bytes]) -> None:
-        _, self.shape, _, columns_first, self.numbers = state
-        if columns_first or type(self.numbers) is not bytes:
-            raise pickle.UnpicklingError("it has an array that is not rows of bytes")

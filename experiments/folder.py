@@ -3,6 +3,7 @@
 ::
 
     train/CLASS/*.jpg   val/CLASS/*.jpg      or CLASS/*.jpg alone, of which a fifth is held out
+         (or in folders in CLASS/)
 
     file -> shorter side 256, central 256 x 256 -> training: random 224 x 224, half mirrored
                                                 -> evaluation: central 224 x 224
@@ -107,8 +108,8 @@ def read(root: Path) -> Tree:
     InputNotFoundError
         If there are no classes.
     FormatError
-        If there is one only, if one has no image or is not in ``train``, or if a name is a link
-        out of the folder.
+        If there is one only, if one has no image or is not in ``train``, if a name is a link out
+        of the folder, or if what has an image's name is no file.
     """
     has_val = (root / "train").is_dir()
     first = root / "train" if has_val else root
@@ -137,11 +138,12 @@ def decode(path: Path) -> torch.Tensor:
     Raises
     ------
     FormatError
-        If it is damaged, no image, or larger than Pillow takes for safe.
+        If it is no regular file, damaged, no image, or larger than Pillow takes for safe.
     MissingExtraError
         If Pillow is not installed.
     """
     pillow = require_pillow()
+    _require_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, which is not used
@@ -225,8 +227,15 @@ def _images(folder: Path, inside: Path) -> list[Path]:
             if path.suffix.lower() in _KINDS and name[0] != ".":
                 if path.is_symlink():
                     _refuse_outside(path, inside)
+                _require_file(path)
                 found.append(path)
     return sorted(found)
+
+
+def _require_file(path: Path) -> None:
+    """To open a pipe would be to wait for its writer."""
+    if not path.is_file():
+        raise FormatError(f"image {path} must be a regular file: repair or remove it")
 
 
 def _refuse_outside(path: Path, inside: Path) -> None:

@@ -164,8 +164,7 @@ def _in_32(name: str, place: Path) -> Data:
 
 
 def _images(place: Path) -> Data:
-    roots = (path for path in _places("images", place) if (path / "train").is_dir())
-    found = tree.read(next(roots, place))
+    found = tree.read(_tree(place))
     train: Any = Pictures(found.train.files, tree.normalize)
     test: Any = Pictures(Pictures(found.test.files, tree.normalize), tree.centre)
     task = Task(train, found.train.labels, test, found.test.labels)
@@ -179,6 +178,12 @@ def _images(place: Path) -> Data:
         f"{len(test):,} {tests}"
     )
     return Data(task, sha256, len(found.classes), about, tree.augment, tree.centre)
+
+
+def _tree(place: Path) -> Path:
+    """Where the classes of images are: beside other things, only in a folder named for them."""
+    inner = (path for path in _places("images", place)[1:] if path.is_dir())
+    return place if (place / "train").is_dir() else next(inner, place)
 
 
 def _place(name: str, place: Path, *files: str) -> Path:

@@ -106,10 +106,14 @@ def read_idx(path: str | Path) -> npt.NDArray[np.uint8]:
             head = file.read(4)
             if len(head) < 4 or head[:3] != bytes([0, 0, _BYTES]):
                 raise FormatError(f"{path} is not an IDX file of bytes: it begins with {head!r}")
+            if head[3] not in (1, 2, 3):  # NumPy has limits, and raises errors, of its own
+                raise FormatError(f"{path} must have 1 to 3 dimensions: it has {head[3]}")
             shape = struct.unpack(f">{head[3]}I", file.read(4 * head[3]))
             size = math.prod(shape)
-            if size > _MOST:
-                raise FormatError(f"{path} claims {size} numbers: at most {_MOST} are read")
+            if max(size, *shape) > _MOST:  # a dimension of 0 would make up for any other
+                raise FormatError(
+                    f"{path} claims the shape {shape}: at most {_MOST} numbers are read"
+                )
             numbers = file.read(size + 1)
     except FileNotFoundError as error:
         raise InputNotFoundError(f"no file {path}") from error

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, resource_tracker
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -98,6 +98,8 @@ class _Worker:
         self.pipe, theirs = CONTEXT.Pipe()
         self.process = CONTEXT.Process(target=_serve, args=(theirs, call))
         # Ctrl-C is for the parent: a process inherits the signals that are blocked as it starts.
+        # The first start would start Python's resource tracker too, which ends by unblocking them.
+        resource_tracker.ensure_running()
         kept = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             self.process.start()

@@ -27,6 +27,7 @@ from weightcast.experiments import folder as tree
 from weightcast.experiments.loading import PLACES, Data, load_data
 from weightcast.experiments.mnist import read_idx
 from weightcast.experiments.pictures import Pictures, central_crop, random_crop
+from weightcast.experiments.unpickling import read_batch
 from weightcast.store import (
     FormatError,
     InputNotFoundError,
@@ -238,6 +239,31 @@ def test_a_batch_that_python_3_pickled_again_reads_as_well(tmp_path: Path) -> No
     assert np.array_equal(found.test[0].reshape(3, 3072), x)
 
 
+values = st.one_of(
+    *(st.none(), st.booleans(), st.integers(-(1 << 80), 1 << 80), st.floats(allow_nan=False)),
+    *(st.binary(), st.text(), st.just(b"a") | st.just("numpy")),
+)
+trees = st.recursive(
+    values, lambda inner: st.lists(inner) | st.lists(inner).map(tuple), max_leaves=30
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.dictionaries(st.binary(max_size=9) | st.text(max_size=9), trees), st.integers(3, 4))
+def test_what_is_beside_the_images_is_read_over(other: dict[Any, Any], protocol: int) -> None:
+    """As Python's own reader does it."""
+    x, y = np.arange(6144).reshape(2, 3072).astype(np.uint8), [2, 5]
+    whole = pickle.dumps({**other, b"labels": y, b"data": x, b"same": [y, y, "numpy"]}, protocol)
+    images, labels = read_batch(whole, 3072, b"labels")
+    expected = pickle.loads(whole)
+    assert np.array_equal(images, expected[b"data"])
+    assert labels == expected[b"labels"]
+    for key in other:
+        if key not in (b"data", b"labels", b"same"):
+            alone = pickle.dumps({b"data": x, b"labels": [other[key]] * 2}, protocol)
+            assert read_batch(alone, 3072, b"labels")[1] == [other[key]] * 2
+
+
 class Runs:
     """Unpickled by plain pickle, makes a folder."""
 
@@ -281,14 +307,42 @@ BAD: dict[str, bytes] = {
     "an array twice": b"\x80\x02cnumpy\nndarray\nN\x85R(NNNNNtb.",
     "room for two milliards": b"\x80\x02}r\xff\xff\xff\x7f.",
     "a long that is cut": b"\x80\x02\x8b\xff\xff\xff\x7f.",
+    # Python's own reader overruns its stack with some 100,000 of these tuples, and hashes for ever
+    # with some 30 of the next.
+    "tuples in a tuple": b"\x80\x02})" + b"\x85" * 10 + b"K\1s.",
+    "a tuple twice in the next": b"\x80\x02})" + b"q\0h\0\x86" * 10 + b"K\1s.",
+    "an object twice": b"\x80\x02})2\x86K\1s.",
+    "a number for a key": b"\x80\x02}K\1K\1s.",
+    "a long key": b"\x80\x02}U\x65" + b"x" * 101 + b"K\1s.",
+    "a million operations": b"\x80\x02(" + b"N" * (1 << 20) + b"t.",
+    "bytes for arguments": b"\x80\x02cnumpy\nndarray\nU\1aR.",
+    "a call of a text": b"\x80\x02U\1a)R.",
+    "more than there is": b"\x80\x02N\x86.",
+    "a list that gets keys": b"\x80\x02]U\1aK\1s.",
+    "nothing at all": b"\x80\x02.",
 }
 
 
 SAID = {
-    "a function of the system": "asks for posix.mkdir, which is not allowed",
-    "a function of builtins": "asks for .*eval, which is not allowed",
+    "a function of the system": "asks for 'posix.mkdir', which is not allowed",
+    "a function of builtins": "asks for '.*eval', which is not allowed",
     "another name of numpy": "which is not allowed",
-    "room for two milliards": "remembers object 2147483647",
+    "no dict": "it must be a dict",
+    "no keys": "KeyError",
+    "a persistent object": "operation BINPERSID",
+    "an attribute of the class": "not to be filled",
+    "an array twice": "not rows of bytes",
+    "tuples in a tuple": "keys must be texts",
+    "a tuple twice in the next": "keys must be texts",
+    "an object twice": "operation DUP",
+    "a number for a key": "keys must be texts",
+    "a long key": "up to 100 characters",
+    "a million operations": "more than 1048576 operations",
+    "bytes for arguments": "calls what is not allowed",
+    "a call of a text": "calls what is not allowed",
+    "more than there is": "takes more than there is",
+    "a list that gets keys": "not to be filled",
+    "labels that are no list either": "must be a list",
     "floats": "other numbers than bytes",
     "a negative label": "integers from 0 to 9",
     "too few pixels": "its data must be",
@@ -565,6 +619,27 @@ def test_a_link_within_the_folder_is_an_image(tmp_path: Path) -> None:
     (folder / "train/ant/z.png").symlink_to(folder / "train/cat/b.png")
     (tmp_path / "link").symlink_to(folder)
     assert load_data("images", tmp_path / "link").task.train_y.tolist() == [0, 0, 1, 1]
+
+
+def test_images_stand_in_their_folder_beside_others(tmp_path: Path) -> None:
+    for name in ("imagenet/b/1.png", "imagenet/a/1.png", "screenshots/x/1.png"):
+        for count in range(5):
+            picture(tmp_path / name.replace("1", f"{count}"), (8, 8))
+    data = load_data("images", tmp_path)
+    assert data.about == "images: 2 classes, 8 training images, 2 held out"
+    for place in ("train/c", "train/d", "train/e", "val/c"):
+        picture(tmp_path / place / "1.png", (8, 8))
+    assert load_data("images", tmp_path).classes == 3  # it is one itself
+    (tmp_path / "train").rename(tmp_path / "of-trains")
+    (tmp_path / "images").mkdir()
+    assert_refused(InputNotFoundError, "in .*images:", lambda: load_data("images", tmp_path))
+
+
+def test_what_is_no_regular_file_is_no_image(tmp_path: Path) -> None:
+    folder = write_tree(tmp_path)
+    os.mkfifo(folder / "train/cat/pipe.png")  # to open it is to wait
+    assert_refused(FormatError, "pipe.png must be a regular", lambda: load_data("images", folder))
+    assert_refused(FormatError, "must be a regular file", lambda: tree.decode(Path("/dev/null")))
 
 
 def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
