@@ -7,7 +7,7 @@ differ in nothing but what they are compared for, and a resumed run in nothing a
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -70,6 +70,8 @@ class Run:
         Optimizer steps taken.
     seconds : float
         Processor seconds of training so far; on another device, seconds.
+    notes : list of str
+        What happened to the run, in words.
     """
 
     experiment: Experiment
@@ -83,6 +85,7 @@ class Run:
     traces: dict[str, Trace]
     step: int = 0
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def begin(
@@ -183,6 +186,7 @@ class Run:
         return {
             "step": self.step,
             "seconds": self.seconds,
+            "notes": self.notes,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -193,6 +197,7 @@ class Run:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
         self.step, self.seconds = state["step"], state["seconds"]
+        self.notes = list(state.get("notes", ()))  # older ones have none
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

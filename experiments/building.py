@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import torch
@@ -29,10 +30,19 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "resnet20": image_networks.resnet20,
 }
 
+RISE = 0.3  # of a one-cycle schedule, in which the learning rate rises to its peak
+
 
 def network_of(experiment: Experiment, classes: int, seed: int) -> nn.Module:
     """The experiment's network, its initial weights drawn from the seed."""
     return networks.seeded(lambda: NETWORKS[experiment.network](classes), seed)
+
+
+def network_digest(experiment: Experiment, classes: int) -> str:
+    """SHA-256 of the names and shapes of a network's tensors: its name may stand for another."""
+    tensors = network_of(experiment, classes, 0).state_dict()
+    told = [(name, tuple(tensor.shape)) for name, tensor in tensors.items()]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 def optimizer_of(updates: Updates, network: nn.Module) -> torch.optim.Optimizer:
@@ -61,5 +71,6 @@ def schedule_of(
         optimizer,
         max_lr=peak,
         total_steps=experiment.steps + 1,
+        pct_start=RISE,
         cycle_momentum=False,
     )

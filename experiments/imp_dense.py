@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from weightcast.experiments.arm_run import Run
+from weightcast.experiments.checkpoints import resume
 from weightcast.experiments.experiment import Arm
 from weightcast.experiments.imp_protocols import PROTOCOLS, Protocol
 from weightcast.experiments.kept import RECORDED, keep, kept, required
-from weightcast.experiments.running import made_of, recorder_of, resume, to_its_end
+from weightcast.experiments.running import made_of, recorder_of, to_its_end
 from weightcast.experiments.study import StudyJob
 from weightcast.predictor import one_thread
 from weightcast.recorder import Recorder
@@ -117,11 +118,12 @@ class Dense(ImpJob):
         begin = partial(Run.begin, entry, Arm(DENSE), self.seed, data, device=place.device)
         points = [step for step in self.recorded if step] + [entry.steps]  # 0 always is recorded
         schedule = f"steps:{','.join(map(str, points))}"
+        history = self.history(place.folder)
 
         def recorded(run: Run, resumed: bool) -> Recorder:
-            return recorder_of(run, self.history(place.folder), resumed, schedule)
+            return recorder_of(run, history, resumed, schedule)
 
-        _, numbers = trained(begin, recorded, checkpoint_of(path), made, progress)
+        _, numbers = trained(begin, recorded, checkpoint_of(path), made, progress, history)
         about = {"line": DENSE, "seed": self.seed, "round": 0, "remaining": 1.0}
         keep(
             path, made, {**about, **numbers, "experiment": made["experiment"], "about": data.about}
@@ -150,14 +152,16 @@ def trained(
     checkpoint: Path,
     made: dict[str, Any],
     progress: Progress,
+    history: Path | None = None,
 ) -> tuple[Run, dict[str, Any]]:
     """A run at its end, and its numbers.
 
-    What `around` gives, of the run and whether it goes on from a checkpoint, is entered for it.
+    What `around` gives, of the run and whether it goes on from a checkpoint, is entered for it. It
+    does so only if `history` is there, where one is given.
     """
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     with one_thread(), torch.random.fork_rng(devices=[]):
-        run, resumed = resume(begin, checkpoint, made)
+        run, resumed = resume(begin, checkpoint, made, history)
         with around(run, resumed):
             diverged = to_its_end(run, checkpoint, made, progress)
     trace = run.traces[run.arm.name]

@@ -20,7 +20,8 @@ from weightcast.experiments.forecasters import FITTED, prepare
 from weightcast.experiments.loading import Data, idx_folder, load_data
 from weightcast.experiments.queueing import Progress
 from weightcast.experiments.results import file_name
-from weightcast.experiments.running import run_arm, tuned_peak
+from weightcast.experiments.running import run_arm
+from weightcast.experiments.tuning import tuned_peak
 
 Sources = Mapping[str, Path]  # folders of the data sets, by name
 

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from weightcast.experiments.results import others
 from weightcast.store import FormatError, InputNotFoundError, OutputExistsError
 from weightcast.store.output import replacing
 
@@ -54,7 +55,9 @@ def kept(path: Path, made: Mapping[str, Any] | None = None) -> dict[str, Any] | 
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FormatError(f"{path} does not hold numbers of a study: {error}") from error
+        raise FormatError(
+            f"{path} does not hold numbers of a study, remove it to run it again: {error}"
+        ) from error
     if made is not None:
         _refuse_other(path, json.loads(json.dumps(_finite(made))), found)
     return numbers
@@ -84,7 +87,7 @@ def _refuse_other(path: Path, made: dict[str, Any], found: dict[str, Any]) -> No
             )
     if differ:
         raise OutputExistsError(
-            f"{path} was made with another {' and '.join(differ)}: give another results folder, "
+            f"{path} was made with {others(differ)}: give another results folder, "
             "or remove the file to run it again"
         )
 

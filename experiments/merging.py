@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from weightcast.experiments.agreement import require_alike
 from weightcast.experiments.catalogue import CATALOGUE
 from weightcast.experiments.experiment import Arm, Experiment, Rate, Updates
 from weightcast.experiments.results import RunResult, Trace, read_result
@@ -40,16 +41,32 @@ class RunSet:
         What the data are.
     stale : tuple of str
         Names of what the catalogue says otherwise by now.
+    own : tuple of str
+        Names of arms that the experiment in the catalogue has not: those of a user's forecasters.
     """
 
     entry: Experiment
     runs: tuple[RunResult, ...]
     data: str
     stale: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
 
 
-def gather(folder: Path) -> dict[str, list[RunResult]]:
+def gather(
+    folder: Path,
+    names: Iterable[str] = (),
+    told: Callable[[str], object] | None = None,
+) -> dict[str, list[RunResult]]:
     """The runs in a folder of results, by the name of the folder that theirs is called.
+
+    Parameters
+    ----------
+    folder : Path
+    names : iterable of str
+        Of folders in it: only these, and by default all.
+    told : callable, optional
+        Called with a line for each experiment that is left out, as it has a damaged file. By
+        default that is an error.
 
     Raises
     ------
@@ -57,14 +74,30 @@ def gather(folder: Path) -> dict[str, list[RunResult]]:
         If a file is not the result of a run.
     """
     found: dict[str, list[RunResult]] = {}
-    for path in sorted(folder.glob("*/*-seed*.json")):
+    for place in [folder / name for name in names] or sorted(folder.glob("*/")):
+        try:
+            runs = _runs_in(place)
+        except FormatError as error:
+            if told is None:
+                raise
+            told(f"left out {place.name}: {error}")
+            continue
+        for result in runs:
+            found.setdefault(_folder(result), []).append(result)
+    return found
+
+
+def _runs_in(place: Path) -> list[RunResult]:
+    """The runs of an experiment's folder, but for those that tune."""
+    runs = []
+    for path in sorted(place.glob("*-seed*.json")):
         if path.name.startswith("."):
             continue
         result = read_result(path)
         check(result, path)
         if result.made["budget"] in BUDGETS:
-            found.setdefault(_folder(result), []).append(result)
-    return found
+            runs.append(result)
+    return runs
 
 
 def check(result: RunResult, path: Path) -> None:
@@ -102,18 +135,10 @@ def compact(results: Sequence[RunResult]) -> str:
     Raises
     ------
     FormatError
-        If they were made with different networks, data, optimizers or lengths.
+        If they were not made alike, see `require_alike`.
     """
+    require_alike(results)
     made = {key: results[0].made[key] for key in ("experiment", "data", "budget")}
-    for result in results:
-        if result.made.get("device") != results[0].made.get("device"):
-            raise FormatError(f"{result.experiment}: its runs were made on different devices")
-        if differ := [key for key in made if _essence(result.made[key]) != _essence(made[key])]:
-            raise FormatError(
-                f"{result.experiment}: {results[0].arm} with seed {results[0].seed} and "
-                f"{result.arm} with seed {result.seed} were made with another {differ[0]}: "
-                "remove what is out of date, and run it again"
-            )
     every = {name for result in results for name in result.made["versions"]}
     made["versions"] = {
         name: sorted({str(r.made["versions"].get(name)) for r in results}) for name in sorted(every)
@@ -151,8 +176,9 @@ def run_set(results: Sequence[RunResult]) -> RunSet:
     Raises
     ------
     FormatError
-        If the runs do not say how they were made.
+        If the runs do not say how they were made, or were not made alike.
     """
+    require_alike(results)
     name, made = results[0].experiment, results[0].made
     known = CATALOGUE.get(name)
     known = known.quick() if known and made["budget"] == "quick" else known
@@ -162,13 +188,14 @@ def run_set(results: Sequence[RunResult]) -> RunSet:
         blank = Experiment(name=name, title=name, paper="", arms=arms, **protocol)
     except (TypeError, KeyError, ValueError) as error:
         raise FormatError(f"runs of {name} do not say how they were made: {error}") from error
-    entry, stale = blank, []
+    entry, stale, own = blank, list[str](), tuple[str, ...]()
     if known:
-        entry = replace(known, arms=arms, **protocol)
-        stale = [n for n in ("arms", *protocol) if getattr(known, n) != getattr(entry, n)]
+        entry, more = replace(known, arms=arms, **protocol), arms[len(known.arms) :]
+        now, own = replace(known, arms=known.arms + more), tuple(arm.name for arm in more)
+        stale = [n for n in ("arms", *protocol) if getattr(now, n) != getattr(entry, n)]
     order = [arm.name for arm in arms]
     runs = sorted(results, key=lambda r: (order.index(r.arm), r.seed))
-    return RunSet(entry, tuple(runs), str(made["data"]["about"]), tuple(stale))
+    return RunSet(entry, tuple(runs), str(made["data"]["about"]), tuple(stale), own)
 
 
 def _protocol(made: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,11 +208,6 @@ def _arms(known: Sequence[Arm], made: Iterable[Mapping[str, Any]]) -> tuple[Arm,
     arms = {arm.name: arm for arm in known}
     ran = (Arm(**{**arm, "jumps": tuple(arm["jumps"])}) for arm in made)
     return tuple((arms | {arm.name: arm for arm in ran}).values())
-
-
-def _essence(made: Any) -> Any:
-    """What must not differ between runs: of data not the words that describe it."""
-    return made.get("sha256", made) if isinstance(made, Mapping) else made
 
 
 def _folder(result: RunResult) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from weightcast.experiments.experiment import Experiment
 from weightcast.experiments.jobs import Fitting, Job, Run, Tuning
 from weightcast.experiments.queueing import Event
-from weightcast.experiments.running import PEAKS, TUNING
 from weightcast.experiments.study import StudyJob
+from weightcast.experiments.tuning import ALWAYS, TUNING
 
 # Processor seconds of a training image, forwards and backwards; of one forwards, half.
 IMAGE = {
@@ -42,7 +42,7 @@ def seconds_of(job: Job | StudyJob) -> float:
         return FITTING
     if isinstance(job, Tuning):
         short = job.experiment.shortened(max(job.experiment.steps // TUNING, 1))
-        return len(PEAKS) * _seconds(short, 1)
+        return ALWAYS * _seconds(short, 1)
     averaged = job.arm.name == "plain" and job.experiment.averaged
     return _seconds(job.experiment, 2 if averaged else 1)
 

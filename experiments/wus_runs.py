@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 
 from weightcast.experiments.batches import seed_of
+from weightcast.experiments.checkpoints import resume
 from weightcast.experiments.digits import Task
 from weightcast.experiments.jobs import Place
 from weightcast.experiments.kept import keep, kept, required
@@ -24,7 +25,7 @@ from weightcast.experiments.loading import Data
 from weightcast.experiments.pictures import Pictures
 from weightcast.experiments.queueing import Progress
 from weightcast.experiments.results import file_name
-from weightcast.experiments.running import recorder_of, resume, to_its_end
+from weightcast.experiments.running import recorder_of, to_its_end
 from weightcast.experiments.study import StudyJob
 from weightcast.experiments.wus_settings import SHORTER, Setting
 from weightcast.experiments.wus_timed import TimedRun, in_full_steps, steps_at_cost
@@ -125,13 +126,13 @@ class WusRun(StudyJob):
                 run = TimedRun.begin(experiment, arm, self.seed, parts.data, device=place.device)
                 return cast(TimedRun, run)
 
-            begun, resumed = resume(begin, checkpoint, of_this)
+            target = path.with_suffix(".zarr") if "WUS" in self.arm and self.seed == 0 else None
+            begun, resumed = resume(begin, checkpoint, of_this, target)
             run = cast(TimedRun, begun)
             if "WUS" in self.arm:
                 history = None
-                if self.seed == 0:
+                if target is not None:
                     every = f"every:{max(run.experiment.steps // SNAPSHOTS, 1)}"
-                    target = path.with_suffix(".zarr")
                     recorder = recorder_of(run, target, resumed, every, include=RECORDED)
                     history = stack.enter_context(recorder)
                 stack.enter_context(run.skip(self.setting.rule, parts.held, history))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_experiments import write_images
 from torch import nn
 
 from weightcast.apply import plan_jumps
@@ -23,14 +25,13 @@ from weightcast.experiments.building import network_of, optimizer_of, schedule_o
 from weightcast.experiments.catalogue import CATALOGUE, find
 from weightcast.experiments.digits import Task
 from weightcast.experiments.experiment import Arm, Experiment, Rate, Updates
-from weightcast.experiments.forecasters import FITTED, forecaster_for, prepare
+from weightcast.experiments.forecasters import FITTED, digest_of, forecaster_for, prepare
 from weightcast.experiments.loading import Data
 from weightcast.experiments.pictures import Pictures
-from weightcast.experiments.recording import Mnist
 from weightcast.experiments.results import RunResult, Trace, file_name, read_result, write_result
-from weightcast.experiments.running import run_arm, tuned_peak
+from weightcast.experiments.running import run_arm
 from weightcast.experiments.weight_figures import save_weight_figures
-from weightcast.predictor import GaussianNoise, QuadraticFit
+from weightcast.predictor import GaussianNoise, QuadraticFit, load, save
 from weightcast.store import (
     FormatError,
     History,
@@ -61,7 +62,6 @@ def data() -> Data:
     return Data(Task(*images(90, 0), *images(60, 1)), {"made": "here"}, 2, "made here")
 
 
-N0 = torch.rand(60, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 10
 ARMS = (
     Arm("plain"),
     Arm("jumps", (12, 20), "linear-fit@1.5"),
@@ -238,7 +238,7 @@ def test_a_result_of_another_protocol_is_not_replaced(
     run_arm(SMALL, ARMS[0], 0, data=data(), folder=tmp_path)
     (path,) = tmp_path.rglob("*.json")
     before = path.read_bytes()
-    with pytest.raises(OutputExistsError, match="was made with another"):
+    with pytest.raises(OutputExistsError, match=r"was made with (another|other) "):
         run_arm(other[0], ARMS[0], 0, data=other[1], folder=tmp_path)
     assert path.read_bytes() == before
 
@@ -269,26 +269,6 @@ def test_top_5_is_measured_where_there_are_many_classes(tmp_path: Path) -> None:
     trace = run_arm(SMALL, ARMS[0], 0, data=many, folder=tmp_path).traces["plain"]
     assert len(trace.top5) == len(trace.accuracy)
     assert all(five >= one for five, one in zip(trace.top5, trace.accuracy, strict=True))
-
-
-def test_the_peak_that_trains_best_on_training_images(tmp_path: Path) -> None:
-    longer = replace(SMALL, steps=400, updates=Updates("SGD", 0.01))
-    peak = tuned_peak(longer, data=data(), folder=tmp_path)
-    tried = {
-        result.peak: result.traces[result.arm].loss[-1]
-        for result in map(read_result, tmp_path.rglob("*.json"))
-    }
-    assert sorted(tried) == pytest.approx([0.01, 0.03, 0.1, 0.3])
-    assert peak == min(tried, key=lambda p: tried[p])
-    assert {p.parent.name for p in tmp_path.rglob("*.json")} == {"small-paper-tuning"}
-    other = replace(data().task, validation_x=torch.zeros(60, 1, 8, 8))  # is not looked at
-    assert tuned_peak(longer, data=replace(data(), task=other), folder=tmp_path / "b") == peak
-
-
-def test_a_peak_that_diverges_is_not_chosen(tmp_path: Path) -> None:
-    wild = replace(SMALL, steps=400, updates=Updates("SGD", 1e30))
-    with pytest.raises(UsageError, match="diverges"):
-        tuned_peak(wild, data=data(), folder=tmp_path)
 
 
 @pytest.mark.parametrize("arm", [ARMS[0], ARMS[1]], ids=lambda a: a.name)
@@ -404,12 +384,13 @@ def test_forecasters_by_their_names(tmp_path: Path) -> None:
 
 
 def test_forecasters_that_are_fitted_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Mnist, "of", lambda _: Mnist(Task(*N0, *N0), {"made": "here"}))
-    monkeypatch.setattr(forecasters, "STEPS", 300)
+    mnist, other = (write_images(tmp_path / f"images{seed}", seed) for seed in (0, 1))
+    monkeypatch.setattr(forecasters, "STEPS", 60)
+    monkeypatch.setattr(forecasters, "EVERY", 2)
     monkeypatch.setattr(forecasters, "FIT_STEPS", 5)
-    monkeypatch.setattr(forecasters, "SAMPLES", 2000)
+    monkeypatch.setattr(forecasters, "SAMPLES", 500)
     for name in FITTED:
-        prepare(name, tmp_path, tmp_path, lambda *_: None)
+        prepare(name, tmp_path, mnist, lambda *_: None)
     loaded = {name: forecaster_for(name, tmp_path) for name in FITTED}
     assert loaded["introspection@2.2"].horizon == 2.2
     noise, tenth = loaded["noise"], loaded["noise/10"]
@@ -417,20 +398,35 @@ def test_forecasters_that_are_fitted_first(tmp_path: Path, monkeypatch: pytest.M
     assert isinstance(tenth, GaussianNoise)
     assert tenth.std_ == pytest.approx(noise.std_ / 10)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
-    prepare("noise", tmp_path, tmp_path, lambda *_: None)  # is there: nothing to do
+    prepare("noise", tmp_path, mnist, lambda *_: None)  # is there: nothing to do
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
+    path = forecasters.file_of("noise", tmp_path)
+    first = digest_of(load(path))
+    prepare("noise", tmp_path, other, lambda *_: None)  # of other images
+    second = digest_of(load(path))
+    monkeypatch.setattr(forecasters, "SAMPLES", 400)
+    prepare("noise", tmp_path, other, lambda *_: None)  # of other settings
+    assert len({first, second, digest_of(load(path))}) == 3
+    save(noise, path, card={"seed": 0}, overwrite=True)  # an older card does not say what of
+    prepare("noise", tmp_path, other, lambda *_: None)
+    assert digest_of(load(path)) == first
 
 
 # ---- results
 
 
 numbers = st.floats(allow_nan=False)
+finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(numbers, max_size=5), st.dictionaries(st.text(max_size=5), numbers, max_size=3))
-def test_results_come_back(values: list[float], made: dict[str, float]) -> None:
-    result = RunResult("e", "a", 1, made, {"a": Trace([1], values, values)}, [3], ["x"], 1.5)
+@given(
+    st.lists(numbers, min_size=1, max_size=5),
+    st.dictionaries(st.text(max_size=5), finite | st.just("NaN"), max_size=3),
+)
+def test_results_come_back(values: list[float], made: dict[str, Any]) -> None:
+    trace = Trace([*range(len(values))], values, values, [], values)
+    result = RunResult("e", "a", 1, made, {"a": trace}, [3], ["x"], 1.5)
     with TemporaryDirectory() as folder:
         path = Path(folder, "a.json")
         write_result(result, path)
@@ -445,12 +441,81 @@ def test_what_is_no_result(text: str, tmp_path: Path) -> None:
         read_result(path)
 
 
-def test_losses_that_are_not_finite_come_back(tmp_path: Path) -> None:
-    trace = Trace([0, 1], [math.inf, math.nan], [0.1, 0.1])
-    write_result(RunResult("e", "a", 0, {}, {"a": trace}), tmp_path / "a.json")
-    loss = read_result(tmp_path / "a.json").traces["a"].loss
-    assert loss[0] == math.inf
+@pytest.mark.parametrize("old", [False, True])
+def test_losses_that_are_not_finite_come_back(tmp_path: Path, old: bool) -> None:
+    path = tmp_path / "a.json"
+    trace = Trace([0, 1, 2], [math.inf, math.nan, -math.inf], [0.1] * 3, [], [0.0] * 3)
+    result = RunResult("e", "a", 0, {}, {"a": trace})
+    write_result(result, path)
+    if old:
+        path.write_text(json.dumps({"version": 1, **asdict(result)}))
+    else:
+        json.loads(path.read_text(), parse_constant=pytest.fail)  # they are not JSON
+    loss = read_result(path).traces["a"].loss
+    assert [loss[0], loss[2]] == [math.inf, -math.inf]
     assert math.isnan(loss[1])
+
+
+WRONG = [
+    ("made", [], "made must be dict, not list"),
+    ("made", {"data": "x"}, "data in made must be dict, not str"),
+    ("seed", 0.5, "seed must be int, not float"),
+    ("seed", True, "seed must be int, not bool"),
+    ("peak", "x", "peak must be int or float or NoneType"),
+    ("jumps", None, "jumps must be list"),
+    ("jumps", ["x"], "jumps must be int"),
+    ("events", {}, "events must be list"),
+    ("events", [[]], "events must be str"),
+    ("experiment", 1, "experiment must be str"),
+    ("arm", [], "arm must be str"),
+    ("arm", "b", "no curve of its arm 'b'"),
+    ("seconds", "1", "seconds must be int or float"),
+    ("forecast_seconds", None, "forecast_seconds must be int or float"),
+    ("traces", [], "'list' object"),
+    ("traces", {"a": 3}, "not int"),
+    ("a\nb", 1, "unexpected keyword argument 'a b'"),
+]
+WRONG_CURVES = [
+    ("steps", [0, 1.0], "steps of 'a' must be int, not float"),
+    ("steps", ["NaN", 1], "steps of 'a' must be int, not str"),
+    ("steps", [0], "ragged"),
+    ("loss", 7, "loss of 'a' must be list, not int"),
+    ("loss", [0.1, 10**400], "too large"),
+    ("loss", [0.1, None], "loss of 'a' must be int or float, not NoneType"),
+    ("accuracy", 7, "accuracy of 'a' must be list"),
+    ("accuracy", ["a", "b"], "accuracy of 'a' must be int or float, not str"),
+    ("accuracy", [True, False], "must be int or float, not bool"),
+    ("accuracy", [], "ragged"),
+    ("top5", [0.5], "ragged"),
+    ("seconds", [], "ragged"),
+    ("worst", [], "unexpected keyword"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "words"), WRONG + WRONG_CURVES)
+def test_a_result_of_wrong_kinds_is_refused(
+    name: str, value: object, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.json"
+    trace = Trace([0, 1], [0.5, 0.25], [0.1, 0.2], [], [0.0, 1.0])
+    write_result(RunResult("e", "a", 0, {"data": {}}, {"a": trace}), path)
+    found = json.loads(path.read_text())
+    curve = (name, value, words) in WRONG_CURVES
+    (found["traces"]["a"] if curve else found)[name] = value
+    path.write_text(json.dumps(found))
+    with pytest.raises(FormatError) as caught:
+        read_result(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path} ")
+    assert words in said
+    assert said.endswith(": remove it to run it again")
+    assert "\n" not in said
+
+
+def test_curves_that_are_empty_are_refused(tmp_path: Path) -> None:
+    write_result(RunResult("e", "a", 0, {}, {"a": Trace()}), tmp_path / "a.json")
+    with pytest.raises(FormatError, match="empty"):
+        read_result(tmp_path / "a.json")
 
 
 # ---- figures of weights
@@ -463,12 +528,20 @@ def test_pictures_of_the_weights_that_runs_recorded(
     assert save_weight_figures(tmp_path, tmp_path) == []
     for arm in ARMS[:2]:
         run_arm(SMALL, arm, 0, data=data(), folder=tmp_path, record=True)
+    again = replace(SMALL, name="other")  # the same network: it is shown once
+    run_arm(again, ARMS[0], 0, data=data(), folder=tmp_path, record=True)
     names = save_weight_figures(tmp_path, tmp_path)
     listed = json.loads((tmp_path / "figures.json").read_text())
     assert names == [f["file"] for f in listed]
     assert names == ["trajectories.png", "changes.png", "one-weight.png"]
     assert all((tmp_path / n).read_bytes().startswith(b"\x89PNG") for n in names)
     assert "small" in listed[0]["caption"]
+    change = json.loads((tmp_path / "changes.json").read_text())["small"]["change"]
+    weights = sum(change["histogram"])
+    low = 100 * sum(change["histogram"][:33]) / weights
+    (least,) = re.findall(r"holds ([\d.]+) % of the weights", listed[0]["caption"])
+    assert low - 0.1 < float(least) <= low
+    assert f" {100 * change['barely_moved']:.0f} % in small of the weights" in listed[1]["caption"]
     assert json.loads((tmp_path / "changes.json").read_text()).keys() == {"small"}
 
 
@@ -478,3 +551,14 @@ def test_a_history_that_is_not_whole_is_not_drawn(
     monkeypatch.setattr(weight_figures, "CATALOGUE", {"small": replace(SMALL, steps=50)})
     run_arm(SMALL, ARMS[0], 0, data=data(), folder=tmp_path, record=True)
     assert save_weight_figures(tmp_path, tmp_path) == []
+
+
+def test_another_network_of_the_same_name_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_arm(SMALL, ARMS[0], 0, data=data(), folder=tmp_path)
+    monkeypatch.setitem(
+        building.NETWORKS, "small", lambda n: nn.Sequential(nn.Flatten(), nn.Linear(64, n))
+    )
+    with pytest.raises(OutputExistsError, match="another network"):
+        run_arm(SMALL, ARMS[0], 0, data=data(), folder=tmp_path)

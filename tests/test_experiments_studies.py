@@ -126,7 +126,7 @@ def test_results_of_other_data_are_not_taken_up(
         (["mnist2", "--rounds", "2"], "--rounds is an option of studies, and no study is named"),
         (["sums", "--rewind", "5"], "sums takes no --rewind"),
         (["sums", "--arms", "plain"], "sums takes no --arms"),
-        (["impp"], "no experiment 'impp', did you mean 'imp'?"),
+        (["impp"], "no experiment 'impp': did you mean 'imp'? There are"),
         (["imp", "--rewind", ""], "must be steps, such as 0,100,500: got ''"),
         (["sums", "--network", "smal"], "sums has no network 'smal': did you mean 'small'"),
         (["imp", "--rewind", "1,x"], "must be steps, such as 0,100,500: got '1,x'"),
@@ -151,7 +151,11 @@ def test_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["sums"]["seconds"] == 4
     assert {"wus", "imp", "early-phase", "mnist1"} <= found.keys()
     assert main(["reproduce", "--list"]) == 0
-    assert "Gauss 1784" in capsys.readouterr().out
+    assert "networks of sums: small, large, unlucky" in capsys.readouterr().out
+    assert main(["reproduce", "sums", "--list"]) == 0
+    shown = capsys.readouterr().out
+    assert "Gauss 1784" in shown
+    assert "mnist1" not in shown
 
 
 @pytest.mark.parametrize("name", list(MODULES))
@@ -207,7 +211,7 @@ def test_numbers_that_were_made_otherwise_are_refused(tmp_path: Path) -> None:
         required(path)
     keep(path, {"seed": 1, "steps": (1, 2)}, {"x": 1})
     assert kept(path, {"steps": [1, 2], "seed": 1}) == {"x": 1}
-    with pytest.raises(OutputExistsError, match="made with another seed and steps"):
+    with pytest.raises(OutputExistsError, match="made with another seed and other steps"):
         kept(path, {"seed": 2})
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from weightcast.apply.skip_rule import SkipState
-from weightcast.experiments import building, running
+from weightcast.experiments import agreement, building, running
 from weightcast.experiments.arm_run import Run, evaluate
 from weightcast.experiments.digits import Task
 from weightcast.experiments.jobs import Place
@@ -256,11 +256,17 @@ def test_a_control_of_another_cost_is_not_taken(tmp_path: Path) -> None:
     assert not (tmp_path / "docs" / "wus").exists()
 
 
-@pytest.mark.parametrize(("device", "goes_on"), [("cpu", True), ("cpu:0", False)])
+@pytest.mark.parametrize(
+    ("device", "another", "goes_on"),
+    [("cpu", False, True), ("cpu:0", False, True), ("cpu:0", True, False)],
+)
 def test_a_checkpoint_of_another_device_is_not_gone_on_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, goes_on: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, another: bool, goes_on: bool
 ) -> None:
     monkeypatch.setattr(running, "_CHECKPOINT", 0.0)
+    if another:  # here is one only: let its other name be another
+        for module in (agreement, running):
+            monkeypatch.setattr(module, "device_name", str)
     job, steps = WusRun(TINY, "plain", 1), []
 
     def stopped(done: int, total: int) -> None:
