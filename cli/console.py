@@ -172,11 +172,15 @@ def print_table(
     rows: Sequence[Sequence[object] | None],
     title: str = "",
     words: Collection[str] = (),
+    wrapped: Collection[str] = (),
 ) -> None:
     """Print a table on stdout: the first column and those of `words` left-aligned, others right.
 
-    A row that is None is a line between sections.
+    A row that is None is a line between sections. Columns of `wrapped` take more lines where the
+    terminal, or COLUMNS, is narrow.
     """
+    import os
+
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -186,17 +190,18 @@ def print_table(
     table = Table(title=heading, box=box.SIMPLE_HEAD, title_justify="left")
     for i, column in enumerate(columns):
         side: Any = "right" if i and column not in words else "left"
-        table.add_column(column, justify=side, no_wrap=True)
+        table.add_column(column, justify=side, no_wrap=column not in wrapped, overflow="fold")
     for row in rows:
         if row is None:
             table.add_section()
         else:  # names are text, not markup
             table.add_row(*(Text(printable(cell)) for cell in row))
     console, needed = Console(), Console(width=1000).measure(table).maximum
-    if not console.is_terminal or console.width < needed:
-        # A file or a pipe has no width to fit; a narrow terminal folds lines, and cuts no number.
-        console = Console(width=needed)
-    console.print(table)
+    # A file or a pipe has no width to fit; a narrow terminal folds lines, and cuts no number.
+    fits = console.is_terminal or "COLUMNS" in os.environ
+    cells = ([str(row[columns.index(name)]) for row in rows if row] for name in wrapped)
+    spare = sum(max(max(map(len, texts), default=0) - 15, 0) for texts in cells)
+    Console(width=max(min(console.width, needed), needed - spare) if fits else needed).print(table)
 
 
 def print_errors(groups: Sequence[Errors], title: str) -> None:

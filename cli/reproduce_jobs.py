@@ -19,16 +19,21 @@ def do(jobs: Sequence[AnyJob], place: Place, workers: int) -> list[str]:
     from weightcast.cli.reproduce_bars import shown
     from weightcast.experiments.reproducing import reproduce
 
-    failures = []
+    if not jobs:
+        return []
+    failures, done = [], 0
     try:
         with shown(jobs, workers) as show, closing(reproduce(jobs, place, workers)) as events:
             for event in events:
                 show(event)
+                done += event.state == "done"
                 if event.state == "failed":
                     failures.append(f"{jobs[event.job].label} failed: {event.text}")
     except KeyboardInterrupt:
         raise _Interrupted(
-            f"interrupted: what is done is in {place.folder}, and the same command goes on there"
+            f"interrupted, {done} of {len(jobs)} done: the same command goes on in "
+            f"{place.folder}, with a run that was begun from its last checkpoint, of "
+            "every half minute"
         ) from None
     return failures
 

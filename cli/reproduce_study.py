@@ -29,10 +29,10 @@ def reproduce_studies(
 ) -> int:
     """Run studies, as far as they are not done, and say what came of them."""
     from weightcast.cli.reproduce_jobs import do
-    from weightcast.cli.reproduce_tables import print_plan
+    from weightcast.cli.reproduce_plan import print_plan
     from weightcast.experiments.jobs import Place
     from weightcast.experiments.kept import kept
-    from weightcast.experiments.reproducing import held, require_device
+    from weightcast.experiments.reproducing import held, refuse_foreign
     from weightcast.experiments.studies import study_of
     from weightcast.experiments.study import with_needs
 
@@ -40,11 +40,12 @@ def reproduce_studies(
     jobs = with_needs([job for s in studies for job in s.plan(_request(s, **options))])
     found = _found(jobs, dry_run=dry_run, **options)
     for job in jobs:
-        kept(job.result(folder), job.made(found.data))
-    left = with_needs(jobs, folder)
+        if job.data <= found.data.keys():
+            kept(job.result(folder), job.made(found.data))
+    left, place = with_needs(jobs, folder), Place(folder, found.folders, options["device"])
     if dry_run:
-        return print_plan(jobs, left, folder, workers, as_json=as_json)
-    place = Place(folder, found.folders, require_device(options["device"]))
+        refuse_foreign(folder)
+        return print_plan(jobs, place, found, workers, as_json=as_json)
     with held(folder):
         failures = do(left, place, workers)
         try:
@@ -96,16 +97,11 @@ def _found(
     jobs: Sequence[StudyJob], *, data: Sequence[str], fetch: str | None, dry_run: bool, **_: Any
 ) -> Found:
     """The data that jobs need."""
-    from pathlib import Path
-
-    from weightcast.experiments.sources import Given, fetched, look_for
+    from weightcast.experiments.sources import Given, find_data
     from weightcast.store import InputNotFoundError
 
-    given = Given.parse(data)
     needed = sorted(set().union(*(job.data for job in jobs)))
-    found = look_for(needed, given)
-    if fetch and found.missing and not dry_run:
-        found = look_for(needed, fetched(found.missing, given, Path(fetch)))
+    found = find_data(needed, Given.parse(data), fetch, dry_run=dry_run)
     if found.missing:
         raise InputNotFoundError(f"no data: {'; '.join(found.missing.values())}")
     return found

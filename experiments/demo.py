@@ -140,14 +140,19 @@ def claim(folder: Path, name: str = MARKER, maker: str = "demo") -> Path:
     OutputExistsError
         If the folder holds anything, and no demo made it.
     """
-    marker = folder / name
-    if folder.exists() and not marker.exists() and (folder.is_file() or any(folder.iterdir())):
+    refuse_another(folder, name, maker)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).touch()
+    return folder
+
+
+def refuse_another(folder: Path, name: str, maker: str) -> None:
+    """Check what `claim` does, and make nothing."""
+    taken = folder.exists() and not (folder / name).exists()
+    if taken and (folder.is_file() or any(folder.iterdir())):
         raise OutputExistsError(
             f"output {folder} exists, and no {maker} made it: choose another folder with -o"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    marker.touch()
-    return folder
 
 
 def record_source(path: Path, task: Task, steps: int, tick: Callable[[], object]) -> None:

@@ -11,14 +11,17 @@ from pathlib import Path
 
 import torch
 
-from weightcast.experiments.demo import claim
+from weightcast.experiments.demo import claim, refuse_another
 from weightcast.experiments.experiment import Experiment
+from weightcast.experiments.forecasters import known_digest
 from weightcast.experiments.jobs import Job, Place, Run, perform
 from weightcast.experiments.loading import Data
+from weightcast.experiments.merging import gather, run_set
 from weightcast.experiments.queueing import Event, work
 from weightcast.experiments.results import read_result
 from weightcast.experiments.running import finished, made_of
 from weightcast.experiments.study import StudyJob
+from weightcast.experiments.tuning import shortened
 from weightcast.predictor.models import nearest
 from weightcast.store import OutputExistsError, UsageError
 from weightcast.store.ring import lock
@@ -66,7 +69,7 @@ def arms_of(text: str, experiments: Sequence[Experiment]) -> list[str]:
     Raises
     ------
     UsageError
-        If no experiment has such an arm.
+        If there is no name, or no experiment has such an arm.
 
     Examples
     --------
@@ -75,31 +78,55 @@ def arms_of(text: str, experiments: Sequence[Experiment]) -> list[str]:
     ['plain', 'jumps at 15000, 18000']
     """
     known = {arm.name for experiment in experiments for arm in experiment.arms}
-    found, left = [], re.sub(r"\s*,\s*", ", ", text.strip())
+    found, left = [], re.sub(r"\s*,\s*", ", ", text.strip(" ,"))
+    if not left:
+        raise UsageError(
+            f"name the arms, or leave --arms out: there are {', '.join(sorted(known))}"
+        )
     while left:
         fits = [name for name in known if f"{left},".startswith(f"{name},")]
         if not fits:
             first = left.split(",")[0].strip()
+            if first == "averaging":
+                raise UsageError(
+                    "averaging is no arm of its own, it comes with plain: ask for that"
+                )
             raise UsageError(f"no arm {first!r:.80}{nearest(first, known)}")
         found.append(max(fits, key=len))
         left = left[len(found[-1]) :].removeprefix(",").strip()
     return found
 
 
-def refuse_others(runs: Sequence[Run], folder: Path, data: Mapping[str, Data]) -> None:
-    """Check that what is done already was made as it would be now.
+def refuse_others(
+    runs: Sequence[Run], folder: Path, data: Mapping[str, Data], device: str = "cpu"
+) -> None:
+    """Check that what is done already was made as it would be now, and what the report will read.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+    folder : Path
+    data : mapping of str to Data
+        By name; runs of other data are not checked.
+    device : str
 
     Raises
     ------
     OutputExistsError
         If it was not.
     FormatError
-        If a file is damaged.
+        If a file of these experiments is damaged, or contradicts another.
     """
     for run in runs:
-        if (path := run.result(folder)).exists():
-            peak, task = read_result(path).peak, data[run.experiment.data]
-            finished(path, made_of(run.experiment, run.arm, run.seed, task, peak))
+        path, task = run.result(folder), data.get(run.experiment.data)
+        if task is not None and path.exists():
+            peak = read_result(path).peak
+            made = made_of(run.experiment, run.arm, run.seed, task, peak, device)
+            finished(path, made | known_digest(run.arm, folder))
+    names = dict.fromkeys(run.experiment.folder for run in runs)
+    tuned = dict.fromkeys(shortened(run.experiment).folder for run in runs)
+    for results in gather(folder, [*names, *tuned]).values() if runs else ():
+        run_set(results)
 
 
 def reproduce(jobs: Sequence[AnyJob], place: Place, workers: int = 1) -> Generator[Event]:
@@ -131,15 +158,31 @@ def held(folder: Path) -> Iterator[None]:
     OutputExistsError
         If it is another's, or another process fills it.
     """
-    descriptor = lock(claim(folder, MARKER, "reproduction") / MARKER, create=True)
-    if descriptor is None:
-        raise OutputExistsError(
-            f"another process fills {folder}: let it end, or choose another folder with -o"
-        )
+    descriptor = _locked(claim(folder, MARKER, "reproduction"))
     try:
         yield
     finally:
         os.close(descriptor)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Check that a folder is, or could become, one of ours; and make nothing.
+
+    Raises
+    ------
+    OutputExistsError
+        If it is another's.
+    """
+    refuse_another(folder, MARKER, "reproduction")
+
+
+def _locked(folder: Path) -> int:
+    descriptor = lock(folder / MARKER, create=True)
+    if descriptor is None:
+        raise OutputExistsError(
+            f"another process fills {folder}: let it end, or choose another folder with -o"
+        )
+    return descriptor
 
 
 def require_device(name: str) -> str:

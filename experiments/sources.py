@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from weightcast.experiments.jobs import Run
@@ -76,11 +76,20 @@ class Found:
     folders : dict of str to Path
     missing : dict of str to str
         Of those that were not found: why, and what to do, in one line.
+    coming : dict of str to Path
+        Of those that would be downloaded: where to.
     """
 
     data: dict[str, Data]
     folders: dict[str, Path]
     missing: dict[str, str]
+    coming: dict[str, Path] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """What was found, where, and what would be downloaded: a line each."""
+        lines = [f"{data.about} (in {self.folders[name]})" for name, data in self.data.items()]
+        lines += [f"{name}: would be downloaded to {place}" for name, place in self.coming.items()]
+        return "\n".join(dict.fromkeys(lines))
 
 
 def family(name: str) -> str:
@@ -95,36 +104,71 @@ def family(name: str) -> str:
 
 
 def look_for(names: Sequence[str], given: Given) -> Found:
-    """Read data sets, each from the first folder that has it."""
+    """Read data sets, each from the first folder that has it.
+
+    MNIST and Fashion-MNIST come in files of the same names, so that a folder may pass for either:
+    it is that of one only, and of what is at hand anyway last.
+    """
     found = Found({}, {}, {})
-    for name in names:
+    for name in sorted(names, key=lambda n: family(n) in DEFAULTS):
         reasons = []
         for folder in given.folders_of(name):
             try:
-                found.data[name] = load_data(name, folder)
+                data = load_data(name, folder)
+                _refuse_twice(name, data, folder, found)
             except (InputNotFoundError, FormatError) as error:
                 reasons.append(str(error))
             else:
-                found.folders[name] = folder
+                found.data[name], found.folders[name] = data, folder
                 break
         else:
-            reasons.append(f"give its folder with --data {family(name)}=DIR")
+            reasons.append(f"give its folder with --data {family(name)}=DIR{_or_download(name)}")
             found.missing[name] = reasons[0]
     return found
 
 
-def fetched(missing: Iterable[str], given: Given, place: Path) -> Given:
-    """Download the data sets that OpenML has, each to a folder of its name in `place`."""
+def _refuse_twice(name: str, data: Data, folder: Path, found: Found) -> None:
+    """Refuse files that another data set was read from."""
+    for other, known in found.data.items():
+        if family(other) != family(name) and {*data.sha256.values()} & {*known.sha256.values()}:
+            raise FormatError(f"the files in {folder} are taken for {other}'s, not for {name}'s")
+
+
+def find_data(
+    names: Sequence[str], given: Given, place: str | Path | None, *, dry_run: bool
+) -> Found:
+    """Read data sets, and download those that are missing and that OpenML has.
+
+    Parameters
+    ----------
+    names : sequence of str
+    given : Given
+    place : str, Path or None
+        Folder for downloads, each in a folder of its name: looked in first. None for no downloads.
+    dry_run : bool
+        Only say what would be downloaded.
+    """
     from weightcast.experiments.openml import SOURCES, fetch
 
-    names = dict.fromkeys(map(family, missing))
-    here = {name: place / name for name in names if name in SOURCES and name not in given.named}
+    if place is None:
+        return look_for(names, given)
+    before = (Path(place),) if Path(place).is_dir() else ()
+    given = Given((*given.folders, *before), given.named)
+    found = look_for(names, given)
+    wanted = dict.fromkeys(map(family, found.missing))
+    here = {name: Path(place, name) for name in wanted if name in SOURCES.keys() - given.named}
+    if dry_run:
+        coming = {name: here[family(name)] for name in found.missing if family(name) in here}
+        missing = {name: why for name, why in found.missing.items() if name not in coming}
+        return replace(found, missing=missing, coming=coming)
     for name, folder in here.items():
         fetch(name, folder)
-    return Given(given.folders, {**given.named, **here})
+    return look_for(names, Given(given.folders, {**given.named, **here}))
 
 
-def supplied(runs: Sequence[Run], found: Found, *, any_of_them: bool) -> tuple[list[Run], str]:
+def supplied(
+    runs: Sequence[Run], found: Found, *, any_of_them: bool
+) -> tuple[list[Run], list[str]]:
     """Runs whose data are there.
 
     Parameters
@@ -137,8 +181,8 @@ def supplied(runs: Sequence[Run], found: Found, *, any_of_them: bool) -> tuple[l
     Returns
     -------
     list of Run
-    str
-        Which experiments are left out, and why, in one line; empty if none is.
+    list of str
+        Which experiments are left out, and why: a line each.
 
     Raises
     ------
@@ -146,13 +190,25 @@ def supplied(runs: Sequence[Run], found: Found, *, any_of_them: bool) -> tuple[l
         With what should be done.
     """
     kept = [run for run in runs if found.missing.keys().isdisjoint(run.data)]
-    lacking = [
-        f"{', '.join(dict.fromkeys(r.experiment.name for r in runs if name in r.data))}: {why}"
-        for name, why in found.missing.items()
-    ]
+    lacking = {
+        name: list(dict.fromkeys(run.experiment.name for run in runs if name in run.data))
+        for name in found.missing
+    }
     if lacking and not (kept and any_of_them):
-        raise InputNotFoundError(f"no data for {'; '.join(lacking)}")
-    return kept, f"left out, without data: {'; '.join(lacking)}" if lacking else ""
+        whys = (f"{', '.join(lacking[name])}: {why}" for name, why in found.missing.items())
+        raise InputNotFoundError(f"no data for {'; '.join(whys)}")
+    return kept, [
+        f"left out, without data: {experiment}: {found.missing[name]}"
+        for name, experiments in lacking.items()
+        for experiment in experiments
+    ]
+
+
+def _or_download(name: str) -> str:
+    """What else than --data there is."""
+    from weightcast.experiments.openml import SOURCES
+
+    return ", or --fetch DIR" if family(name) in SOURCES else ": --fetch cannot download it"
 
 
 def _folder(text: str) -> Path:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -18,15 +19,18 @@ import tiny_experiments
 from tiny_experiments import TINY, write_images
 
 from weightcast.cli.main import main
-from weightcast.experiments import queueing, reproducing
+from weightcast.experiments import arm_run, queueing, reproducing
 from weightcast.experiments.catalogue import CATALOGUE
+from weightcast.experiments.checkpoints import save_checkpoint
+from weightcast.experiments.experiment import Arm, Experiment
 from weightcast.experiments.jobs import Job, Place, Run
-from weightcast.experiments.loading import load_data
+from weightcast.experiments.loading import Data, load_data
 from weightcast.experiments.queueing import Progress
 from weightcast.experiments.reproducing import MARKER, held
 from weightcast.experiments.results import RunResult, file_name, read_result
-from weightcast.experiments.running import run_arm, tuned_peak
+from weightcast.experiments.running import made_of, run_arm
 from weightcast.experiments.studies import MODULES
+from weightcast.experiments.tuning import TUNING_SEED, tuned_peak
 from weightcast.store.errors import RemoteError
 
 SHOW_CURSOR = "\x1b[?25h"
@@ -49,7 +53,7 @@ def documented(monkeypatch: pytest.MonkeyPatch) -> Documented:
     """Folders that the document was written for: it has tests of its own."""
     calls: Documented = []
     module = ModuleType("document")
-    module.write_document = lambda *folders: calls.append(folders)  # type: ignore[attr-defined]
+    module.write_document = lambda *folders, **_: calls.append(folders)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "weightcast.experiments.document", module)
     return calls
 
@@ -63,6 +67,17 @@ def faked(monkeypatch: pytest.MonkeyPatch, perform: Callable[..., None]) -> None
     """Workers that start at once, and do this instead of training."""
     monkeypatch.setattr(queueing, "CONTEXT", multiprocessing.get_context("fork"))
     monkeypatch.setattr(reproducing, "perform", perform)
+
+
+def begun(experiment: Experiment, arm: Arm, data: Data, folder: Path, peak: float | None) -> int:
+    """Leave the checkpoint of a run that stops in the middle; gives its step."""
+    run = arm_run.Run.begin(experiment, arm, 0, data, peak=peak)
+    run.advance(7)
+    made = made_of(experiment, arm, 0, data, peak)
+    path = folder / experiment.folder / f".{file_name(arm.name, 0, '.pt')}"
+    path.parent.mkdir(exist_ok=True)
+    save_checkpoint(run, made, path)
+    return run.step
 
 
 def measured(result: RunResult) -> dict[str, object]:
@@ -116,15 +131,23 @@ def test_what_a_kill_interrupts_goes_on_to_the_same_numbers(
     assert set(told["arms"]) == {"plain", "jumps", "one-cycle", "averaging"}
     assert 0 <= told["arms"]["jumps"]["final"]["0"] <= 1
     assert told["missing"] == {"bad": [0]}
+    assert (told["steps"], told["steps of the paper"]) == (40, 40)
     assert documented == [(results, results)]
 
     assert main([*words, "--arms", "jumps, plain"]) == 0  # all there: nobody works
     table = (results / "tiny" / "table.txt").read_text()
-    assert "one-cycle" in table
-    assert table in capsys.readouterr().out
+    assert "| one-cycle" in table
+    shown = capsys.readouterr()
+    also = "also has other runs of tiny (arms: one-cycle; seeds: 0): all are shown"
+    assert shown.err.splitlines() == [f"weightcast: {results} {also}"]
+    assert "one-cycle" in shown.out
+    assert "Most accurate at the end: " in " ".join(shown.out.split())
+    assert "Most accurate at the end: " in table
+    assert "|" not in shown.out
+    assert "tables, curves and numbers: " in shown.out
     other = write_images(tmp_path / "other", seed=1)
     assert main([*words, "--data", f"mnist={other}"]) == 2
-    assert "plain-seed0.json was made with another data" in capsys.readouterr().err
+    assert "plain-seed0.json was made with other data" in capsys.readouterr().err
 
 
 def test_a_dry_run_says_what_is_left_and_makes_nothing(
@@ -181,8 +204,8 @@ def test_ctrl_c_stops_the_workers_and_says_how_to_go_on(
     words = ["reproduce", "tiny", "--data", str(images), "-o", str(results), "--arms", "plain"]
     assert main(words) == 130
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("weightcast: interrupted: what is done is in")
-    assert "the same command goes on" in line
+    assert line.startswith("weightcast: interrupted, 1 of 3 done: the same command goes on in ")
+    assert "from its last checkpoint" in line
     assert {path.name for path in results.iterdir()} == {"0", "1", MARKER}
     assert not multiprocessing.active_children()
     with held(results):  # it is free again
@@ -235,6 +258,43 @@ def test_experiments_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["tiny"]["arms"] == [arm.name for arm in TINY.arms]
 
 
+def test_lists_fit_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for names in ([], *([name] for name in (*CATALOGUE, *MODULES))):
+        assert main(["reproduce", *names, "--list"]) == 0
+        text = capsys.readouterr().out
+        assert max(map(len, text.splitlines())) <= 80
+        words = " ".join(text.split())
+        for name in names or (*CATALOGUE, *MODULES):
+            assert name in words
+
+
+def test_an_experiment_is_shown_with_its_details(capsys: pytest.CaptureFixture[str]) -> None:
+    entry = CATALOGUE["cifar1"]
+    assert main(["reproduce", "cifar1", "--list", "--seeds", "2"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    for text in (entry.title, entry.paper, "--data cifar10=DIR", "40,000, batches of 128", "for 2"):
+        assert text in words
+    for arm in entry.arms:
+        assert arm.name in words
+        assert ", ".join(f"{step:,}" for step in arm.jumps) in words
+    assert "introspection-mnist" in words
+    assert "averaging is no arm of its own" in words
+    assert "mnist2" not in words
+    assert main(["reproduce", "mnist3", "imp", "--list", "--json"]) == 0
+    one, two = json.loads(capsys.readouterr().out)
+    assert (one["name"], one["batch"], two["name"]) == ("mnist3", 100, "imp")
+    assert one["jumps by arm"]["jumps"] == [6000, 8000, 10_000]
+    assert main(["reproduce", "imp", "--list"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    for text in ("--data mnist=DIR", "lenet, resnet20; by default lenet", "--rewind", "--rounds"):
+        assert text in words
+    assert main(["reproduce", "mnst3", "--list"]) == 2
+    assert "no experiment 'mnst3': did you mean 'mnist3'? There are" in capsys.readouterr().err
+
+
 def test_all_is_what_there_are_data_for(
     tmp_path: Path,
     images: Path,
@@ -245,13 +305,82 @@ def test_all_is_what_there_are_data_for(
     words = ["reproduce", "all", "--data", f"mnist={images}", "--seeds", "1", "--dry-run"]
     assert main([*words, "-o", str(tmp_path / "results")]) == 0
     shown = capsys.readouterr()
-    assert "mnist2, plain, seed 0" in shown.out
+    assert shown.out.startswith(
+        "MNIST: 60 of 60,000 training images, 60 of 10,000 test images (in "
+    )
+    rows = {line.split()[0]: line.split()[1:4] for line in shown.out.splitlines() if " of " in line}
+    assert rows["mnist2"] == ["5", "of", "5"]  # four runs and the tuning
+    assert rows["tiny"] == ["5", "of", "5"]
     assert "cifar1" not in shown.out
-    assert "left out, without data: " in shown.err
-    assert "cifar1: give its folder with --data cifar10=DIR" in shown.err
-    assert "fm16: give its folder with --data fashion=DIR" in shown.err
+    left_out = "weightcast: left out, without data: "
+    hints = {line.removeprefix(left_out) for line in shown.err.splitlines()}
+    assert hints == {
+        "cifar1: give its folder with --data cifar10=DIR, or --fetch DIR",
+        "fm16: give its folder with --data fashion=DIR, or --fetch DIR",
+        "alexnet1: give its folder with --data images=DIR: --fetch cannot download it",
+    }
     assert main(["reproduce", "all", "--dry-run"]) == 2
     assert "no data for " in capsys.readouterr().err
+
+
+def test_a_plan_knows_what_was_begun_and_tuned(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, data = tmp_path / "results", load_data("mnist", images)
+    with held(results):
+        peak = tuned_peak(TINY, data=data, folder=results)
+        plain = begun(TINY, TINY.arms[0], data, results, None)
+        (results / "tiny" / "plain-seed0.zarr").mkdir()
+        begun(TINY, TINY.arms[3], data, results, peak)
+        (results / "tiny" / f".{file_name('jumps', 0, '.pt')}").write_bytes(b"damaged")
+    words = ["reproduce", "tiny", "--data", str(images), "-o", str(results), "--seeds", "1"]
+    words += ["--arms", "plain, jumps, one-cycle", "--dry-run"]
+
+    def states() -> dict[str, tuple[str, int, int]]:
+        assert main([*words, "--json"]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        return {row["job"].split(", ")[1]: (row["state"], row["done"], row["of"]) for row in shown}
+
+    far = ("begun", plain, 40)
+    told = {"plain": far, "jumps": ("to do", 0, 40), "tuning": ("done", 4, 4), "one-cycle": far}
+    assert states() == told
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert f"begun, step {plain}" in shown
+    assert "3 of 4 to do" in shown
+    (results / "tiny-paper-tuning" / file_name("peak 1.5", TUNING_SEED)).unlink()
+    assert states() == {**told, "tuning": ("begun", 3, 4)}
+    (results / "tiny" / "plain-seed0.zarr").rmdir()  # without its history, it begins anew
+    assert states()["plain"] == ("to do", 0, 40)
+    words[3] = str(write_images(tmp_path / "other", seed=1))  # and with other data
+    assert states()["one-cycle"] == ("to do", 0, 40)
+
+
+def test_a_quick_run_says_nothing_about_accuracy(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, quick = tmp_path / "results", replace(TINY.shortened(20), quick_steps=20)
+    CATALOGUE["tiny"] = replace(TINY, quick_steps=20)
+    with held(results):
+        for arm in (quick.arms[0], quick.arms[2]):
+            run_arm(quick, arm, 0, data=load_data("mnist", images), folder=results)
+    words = ["reproduce", "tiny", "--budget", "quick", "--seeds", "1", "--arms", "plain,jumps"]
+    words += ["--data", str(images), "-o", str(results)]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    warning = "20 of 40 steps: this shows that it runs, and says nothing about accuracy\n"
+    table = (results / "tiny-quick" / "table.txt").read_text()
+    assert text.startswith(warning)
+    assert table.startswith(warning)
+    for words_of_it in (text, table):
+        assert "Most accurate" not in words_of_it
+        assert "\n- " not in words_of_it
+        assert "jumps" in words_of_it
+    assert "curves" not in text
+    assert text.splitlines()[-1].startswith("what ran: ")
+    assert main([*words, "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["steps"], told["steps of the paper"]) == (20, 40)
 
 
 BAD_INPUT = {
@@ -266,13 +395,18 @@ BAD_INPUT = {
     "data of nothing": ("tiny --data {folder}", ("tiny: no train-labels",)),
     "unknown data": ("tiny --data mnits={images}", ("no data set 'mnits'", "'mnist'")),
     "another's folder": ("tiny --data {images} -o {folder}", ("no reproduction made it",)),
-    "a held folder": ("tiny --data {images} -o {held}", ("another process fills",)),
+    "no device": ("tiny --data {images} --device tpu9", ("device must be one", "'tpu9'")),
+    "an arm that is none": ("tiny --data {images} --arms averaging", ("it comes with plain",)),
+    "no arm": ("tiny --data {images} --arms=", ("name the arms", "one-cycle")),
+    "no download": ("alexnet1 --fetch {folder}/d", ("alexnet1: give", "--fetch cannot")),
 }
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("case", BAD_INPUT)
 def test_bad_input_gets_one_line(
     case: str,
+    dry_run: bool,
     tmp_path: Path,
     images: Path,
     capsys: pytest.CaptureFixture[str],
@@ -281,15 +415,29 @@ def test_bad_input_gets_one_line(
     monkeypatch.chdir(tmp_path)
     faked(monkeypatch, lambda *_: pytest.fail("something ran"))
     words, texts = BAD_INPUT[case]
-    with held(tmp_path / "held"):
-        places = {"images": images, "folder": tmp_path, "held": tmp_path / "held"}
-        assert main(["reproduce", *words.format(**places).split()]) == 2
+    given = [*words.format(images=images, folder=tmp_path).split(), *["--dry-run"] * dry_run]
+    assert main(["reproduce", *given]) == 2
     shown = capsys.readouterr()
     assert len(shown.err.splitlines()) == 1
     for text in texts:
         assert text in shown.err
     assert shown.out == ""
-    assert {path.name for path in tmp_path.iterdir()} == {"images", "held"}
+    assert {path.name for path in tmp_path.iterdir()} == {"images"}
+
+
+def test_of_a_folder_that_another_process_fills_only_the_plan_is_shown(
+    tmp_path: Path,
+    images: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faked(monkeypatch, lambda *_: pytest.fail("something ran"))
+    words = ["reproduce", "tiny", "--data", str(images), "-o", str(tmp_path / "held")]
+    with held(tmp_path / "held"):
+        assert main(words) == 2
+        assert "another process fills" in capsys.readouterr().err
+        assert main([*words, "--dry-run"]) == 0
+        assert "to do" in capsys.readouterr().out
 
 
 def test_data_that_are_missing_are_downloaded_where_they_are_wanted(
@@ -306,6 +454,39 @@ def test_data_that_are_missing_are_downloaded_where_they_are_wanted(
     assert main(words) == 1
     assert asked == [("mnist", tmp_path / "data" / "mnist")]
     assert capsys.readouterr().err == "weightcast: no network here\n"
+    assert main([*words, "--dry-run"]) == 0
+    assert len(asked) == 1
+    text = capsys.readouterr().out
+    assert text.startswith(f"mnist: would be downloaded to {tmp_path / 'data' / 'mnist'}\n")
+    assert "mnist4, plain, seed 0" in text
+    (tmp_path / "data").mkdir()
+    write_images(tmp_path / "data" / "mnist")
+    assert main([*words, "--dry-run"]) == 0  # what was downloaded before is found
+    assert capsys.readouterr().out.startswith("MNIST: 60 of 60,000 training images")
+
+
+@pytest.mark.parametrize("name", ["tiny/plain-seed2.json", "tiny-paper-tuning/peak-1-seed101.json"])
+def test_a_damaged_file_is_named_before_anything_runs(
+    name: str,
+    tmp_path: Path,
+    images: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faked(monkeypatch, lambda *_: pytest.fail("something ran"))
+    results = tmp_path / "results"
+    with held(results):
+        run_arm(TINY, TINY.arms[0], 0, data=load_data("mnist", images), folder=results)
+    damaged = results / name
+    damaged.parent.mkdir(exist_ok=True)
+    text = (results / "tiny" / "plain-seed0.json").read_text()
+    damaged.write_text(text[: len(text) // 2])
+    words = ["reproduce", "tiny", "--seeds", "1", "--data", str(images), "-o", str(results)]
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"weightcast: {damaged} is not the result of a run")
+    assert error.endswith("remove it to run it again\n")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("folder", ["", "mnist=", "~nobody-of-that-name/x"])

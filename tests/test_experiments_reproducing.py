@@ -5,23 +5,31 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_experiments import write_images
+from tiny_experiments import TINY, write_images
 
-from weightcast.experiments import jobs, queueing
+from weightcast.experiments import jobs, queueing, sources
 from weightcast.experiments.catalogue import CATALOGUE, find
-from weightcast.experiments.forecasters import FITTED
+from weightcast.experiments.experiment import Arm
+from weightcast.experiments.forecasters import FITTED, file_of
 from weightcast.experiments.jobs import Fitting, Place, Run, Tuning, jobs_of
+from weightcast.experiments.loading import load_data
 from weightcast.experiments.pacing import Pace, seconds_of
 from weightcast.experiments.queueing import Event, Progress, work
-from weightcast.experiments.reproducing import MARKER, arms_of, held, plan
+from weightcast.experiments.reproducing import MARKER, arms_of, held, plan, refuse_others
+from weightcast.experiments.results import write_result
+from weightcast.experiments.running import run_arm
 from weightcast.experiments.sources import Found, Given, look_for, supplied
+from weightcast.predictor import GaussianNoise, save
 from weightcast.store import InputNotFoundError, OutputExistsError, UsageError
 
 
@@ -64,7 +72,11 @@ def test_arms_with_commas_in_their_names_are_found() -> None:
     names = [arm.name for arm in entry.arms]
     assert arms_of(",".join(names), [entry]) == names
     assert arms_of(" , ".join(names), [entry]) == names
-    assert arms_of("", [entry]) == []
+    for none in ("", " ", ","):
+        with pytest.raises(UsageError, match=r"name the arms.*: there are .*one-cycle"):
+            arms_of(none, [entry])
+    with pytest.raises(UsageError, match="it comes with plain"):
+        arms_of("averaging", [entry])
     with pytest.raises(UsageError, match="no arm 'jumsp': did you mean 'jumps'"):
         arms_of("plain, jumsp", [entry])
     with pytest.raises(UsageError, match="no arm 'jumps at 1'"):
@@ -179,6 +191,27 @@ def test_whoever_stops_listening_ends_the_workers(tmp_path: Path) -> None:
     assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == ["hang"]
 
 
+SIGNALS = """\
+import signal
+from weightcast.experiments.queueing import work
+
+def refuse_ctrl_c(job, progress):
+    raise OSError(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+if __name__ == "__main__":
+    print([event.text for event in work(refuse_ctrl_c, [0, 1], [(), ()], 2) if event.text])
+    print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+
+
+def test_no_worker_gets_ctrl_c_also_not_the_first(tmp_path: Path) -> None:
+    """In a process of its own: Python's resource tracker, that it starts once, unblocks it."""
+    (tmp_path / "script.py").write_text(SIGNALS)
+    words = [sys.executable, tmp_path / "script.py"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
+    assert said.stdout.splitlines() == ["['True', 'True']", "False"]
+
+
 def test_a_results_folder_has_one_owner(tmp_path: Path) -> None:
     with held(tmp_path / "results"):
         pass
@@ -192,6 +225,36 @@ def test_a_results_folder_has_one_owner(tmp_path: Path) -> None:
     with refused, held(tmp_path / "mine"):
         pass
     assert not (tmp_path / "mine" / MARKER).exists()
+
+
+def test_what_is_done_is_of_the_same_device(tmp_path: Path) -> None:
+    data = {"mnist": load_data("mnist", write_images(tmp_path / "images"))}
+    runs = [Run(TINY, TINY.arms[0], seed) for seed in range(3)]
+    result = run_arm(TINY, TINY.arms[0], 0, data=data["mnist"], folder=tmp_path, device="cpu:0")
+    assert "device" not in result.made
+    refuse_others(runs, tmp_path, data)
+    refuse_others(runs, tmp_path, data, "cpu:0")
+    with pytest.raises(OutputExistsError, match="another device"):
+        refuse_others(runs, tmp_path, data, "cuda")
+    made = {**result.made, "device": "cuda"}
+    write_result(replace(result, made=made), runs[0].result(tmp_path))
+    for device in ("cuda", "cuda:0"):
+        refuse_others(runs, tmp_path, data, device)
+    for device in ("cpu", "cuda:1"):
+        with pytest.raises(OutputExistsError, match="another device"):
+            refuse_others(runs, tmp_path, data, device)
+
+
+def test_what_is_done_is_of_the_same_forecaster(tmp_path: Path) -> None:
+    data = {"mnist": load_data("mnist", write_images(tmp_path / "images"))}
+    jumps, path = Arm("jumps", (20,), "noise"), file_of("noise", tmp_path)
+    path.parent.mkdir()
+    save(GaussianNoise(0.1), path)
+    run_arm(TINY, jumps, 0, data=data["mnist"], folder=tmp_path)
+    refuse_others([Run(TINY, jumps, 0)], tmp_path, data)
+    save(GaussianNoise(0.2), path, overwrite=True)
+    with pytest.raises(OutputExistsError, match="another forecaster"):
+        refuse_others([Run(TINY, jumps, 0)], tmp_path, data)
 
 
 def test_folders_of_data_are_for_all_or_for_one(tmp_path: Path) -> None:
@@ -209,6 +272,24 @@ def test_folders_of_data_are_for_all_or_for_one(tmp_path: Path) -> None:
             Given.parse([text])
 
 
+def test_files_are_not_taken_for_mnist_and_fashion_mnist_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both come in files of these names, and a part of either has a digest that nobody knows."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for seed, folder in enumerate((here, there)):
+        write_images(folder, seed=seed)
+    monkeypatch.setattr(sources, "DEFAULTS", {"fashion": there})
+    names = ["fashion-55000", "mnist"]
+    assert look_for(names, Given((here,))).folders == {"mnist": here, "fashion-55000": there}
+    monkeypatch.setattr(sources, "DEFAULTS", {"fashion": tmp_path / "none"})
+    found = look_for(names, Given((here,)))
+    assert found.folders == {"mnist": here}
+    assert "are taken for mnist's" in found.missing["fashion-55000"]
+    named = Given.parse([f"mnist={here}", f"fashion={there}"])
+    assert look_for(names, named).folders == {"mnist": here, "fashion-55000": there}
+
+
 def test_what_lacks_data_is_told_all_at_once(tmp_path: Path) -> None:
     runs = plan([find("cifar1"), find("alexnet1"), find("mnist1"), find("baselines")], 1)
     found = look_for(["cifar10", "mnist"], Given())
@@ -221,7 +302,7 @@ def test_what_lacks_data_is_told_all_at_once(tmp_path: Path) -> None:
     some = Found({}, {}, {"cifar10": "why"})
     kept, left_out = supplied(runs, some, any_of_them=True)
     assert {run.experiment.name for run in kept} == {"alexnet1", "mnist1", "baselines"}
-    assert left_out == "left out, without data: cifar1: why"
+    assert left_out == ["left out, without data: cifar1: why"]
     with pytest.raises(InputNotFoundError, match="cifar1: why"):
         supplied(
             runs[:0] + [r for r in runs if r.experiment.name == "cifar1"], some, any_of_them=True
