@@ -6,20 +6,21 @@ BIN := $(VENV)/bin
 PACKAGES := apply cli experiments predictor recorder store
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-apply test-others lint types check bench bench-recorder bench-sampling bench-forecast bench-jump bench-choices bench-skipping bench-masking docs-reproduction clean
+.PHONY: demo test test-networks test-others lint types check bench bench-recorder bench-sampling bench-forecast bench-jump bench-choices bench-skipping bench-masking docs-reproduction clean
 
 demo: $(STAMP)
 	$(BIN)/weightcast demo -o demo
 
 # In two processes, of about the same length: what each prints comes when it ends.
+NETWORKS := apply predictor recorder
 test: $(STAMP)
-	$(MAKE) --jobs=2 --output-sync=target test-apply test-others
+	$(MAKE) --jobs=2 --output-sync=target test-networks test-others
 
-test-apply: $(STAMP)
-	$(BIN)/python -m pytest tests/test_apply_*.py
+test-networks: $(STAMP)
+	$(BIN)/python -m pytest $(foreach part,$(NETWORKS),tests/test_$(part)_*.py)
 
 test-others: $(STAMP)
-	$(BIN)/python -m pytest --ignore-glob='*/test_apply_*.py'
+	$(BIN)/python -m pytest $(foreach part,$(NETWORKS),--ignore-glob='*/test_$(part)_*.py')
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
