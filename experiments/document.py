@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from weightcast.experiments.catalogue import CATALOGUE
+from weightcast.experiments.conclusions import in_short
 from weightcast.experiments.curves import save_curves
 from weightcast.experiments.merging import compact, expand, gather, run_set
-from weightcast.experiments.overview import overall, quick_table, summary_table
+from weightcast.experiments.overview import figures_table, quick_table, summary_table
+from weightcast.experiments.preface import ABOUT, HOW, QUICK
 from weightcast.experiments.sections import bullets, gaps, section
 from weightcast.experiments.summary import Summary, summarise
 from weightcast.experiments.weight_figures import LISTED, save_weight_figures
@@ -30,40 +33,13 @@ from weightcast.store.output import replacing
 FOLDER = "reproduction"
 _OTHERS = (LISTED, "changes.json")  # files of numbers that are none of an experiment
 
-_HOW = """\
-Arms start from the same initial weights and see the same batches; they differ in nothing but what
-they are compared for. **plain** is the paper's training, **jumps** the same with jumps at the
-paper's steps. What a careful reader would ask for stands beside them: **averaging** is a moving
-average of plain's weights, evaluated beside it; **one-cycle** is a learning-rate schedule whose
-peak was chosen among 1, 3, 10 and 30 times the paper's learning rate, on training images, at a
-tenth of the length and without jumps; **one-cycle + jumps** is both. Plain and jumps have the
-paper's settings and are not tuned. The tuning takes four tenths of a run, which no column has.
 
-Accuracies and losses are running medians over four evaluations, so that a lucky one is not enough.
-Numbers are medians over the seeds, with their range in parentheses; a level that a seed never
-reached counts as later than any step. An arm that is exactly as good as plain reaches plain's best
-accuracy in about every other seed only: best is the luckiest moment of the plain run. Processor
-seconds include forecasts, and no evaluations; of plain they include the moving average, and with
-seed 0 those of plain and jumps include recording. Seconds of forecasts are by the clock, on a
-machine that did other work too.
-
-One arm is called better or worse than another if its median gain over it, in runs of the same seed,
-is larger than the range of the gains over the seeds, from the least to the most. It is a coarse
-rule: with three seeds, chance alone gets there about once in ten times, with two once in three. A
-claim of the paper is *reproduced* if our direction is the paper's, *not reproduced* if it is the
-other one, or if plain reached a level that no seed of the arm did; it shows *no difference beyond
-the range over seeds* otherwise. This is about the direction only: how much was gained stands beside
-it. The rule was chosen after some of these results had been seen, as runs of a seed are pairs; a
-stricter one, by which the ranges of two arms must not overlap, would find fewer differences, as the
-ranges in the tables show. Many comparisons are made, and none is corrected for that.
-"""
-_QUICK = """\
-These ran at a small part of their length, and claims, tables and curves are left out: this shows
-that they run, and says nothing about accuracy.
-"""
-
-
-def write_document(results: str | Path | None, docs: str | Path) -> Path:
+def write_document(
+    results: str | Path | None,
+    docs: str | Path,
+    *,
+    told: Callable[[str], object] | None = None,
+) -> Path:
     """Write or renew the document of all experiments.
 
     Parameters
@@ -75,6 +51,9 @@ def write_document(results: str | Path | None, docs: str | Path) -> Path:
     docs : str or Path
         Folder to write ``reproduction.md`` and ``reproduction/`` in. Pictures that
         ``reproduction/figures.json`` lists, as ``[{"file", "title", "caption"}]``, are shown too.
+    told : callable, optional
+        Called with a line for each experiment that is left out, as it has a damaged file. By
+        default that is an error.
 
     Returns
     -------
@@ -92,7 +71,7 @@ def write_document(results: str | Path | None, docs: str | Path) -> Path:
     """
     require_matplotlib()
     folder = Path(docs) / FOLDER
-    merged = {} if results is None else gather(Path(results))
+    merged = {} if results is None else gather(Path(results), told=told)
     texts = {name: compact(runs) for name, runs in merged.items()}
     if results is not None and not texts:
         raise InputNotFoundError(f"no results of runs in {results}")
@@ -136,22 +115,27 @@ def document(docs: str | Path) -> str:
     if not every:
         raise InputNotFoundError(f"no experiments in {folder}: give a folder of results")
     long = [s for s in every if s.set.entry.budget == "paper"]
-    quick = [s for s in every if s.set.entry.budget == "quick"]
+    ran = {s.set.entry.name for s in long}
+    quick = [s for s in every if s.set.entry.budget == "quick" and s.set.entry.name not in ran]
     parts = ["# The papers' experiments, run again", _MADE]
     if long:
-        parts += ["## Summary", summary_table(long), bullets(overall(long))]
-        parts += ["## How to read this", _HOW.strip(), "## Experiments"]
+        parts += [ABOUT.strip(), "## In short", bullets(in_short(long, quick))]
+        parts += ["## Summary", summary_table(long)]
+        parts += ["## How to read this", HOW.strip(), "## Experiments"]
         parts += [section(summary) for summary in long]
     if quick:
-        parts += ["## Quick runs", _QUICK.strip(), quick_table(quick)]
+        parts += ["## Quick runs", QUICK.strip(), quick_table(quick)]
         parts += [bullets([f"{s.set.entry.name}: {gap}" for s in quick for gap in gaps(s)])]
-    parts += pictures(folder)
+    drawn = pictures(folder)
+    titles = [part.removeprefix("### ") for part in drawn if part.startswith("### ")]
+    figures = figures_table(long, quick, titles)
+    parts += [*drawn, *(["## The paper's figures", figures] if figures else [])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 _MADE = (
     "Generated by `python -m weightcast.experiments.document [RESULTS] DOCS`; the numbers are in "
-    f"`{FOLDER}/*.json`, as every evaluation gave them."
+    f"`{FOLDER}/*.json`, of every evaluation, rounded to five digits."
 )
 
 
@@ -190,7 +174,14 @@ def pictures(folder: Path) -> list[str]:
 @click.command()
 @click.argument("folders", nargs=-1, metavar="[RESULTS] DOCS", type=click.Path())
 def main(folders: tuple[str, ...]) -> None:
-    """Write DOCS/reproduction.md from the runs in RESULTS, or from what was merged before."""
+    """Write DOCS/reproduction.md, its tables, curves and figures of weights.
+
+    Of RESULTS DOCS, RESULTS is a folder that 'weightcast reproduce' filled: its runs are merged to
+    a file an experiment, DOCS/reproduction/NAME.json; those of other experiments stay. Figures of
+    weights are drawn from the histories that whole runs of plain and jumps left with seed 0.
+
+    Of DOCS alone, text and curves are made anew from what was merged there before.
+    """
     if len(folders) not in (1, 2):
         raise click.UsageError("give a folder to write in, and before it one of results, if any")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from weightcast.experiments.claims import UNCLEAR, compare
+from weightcast.experiments.comparing import UNCLEAR, compare
 from weightcast.experiments.early_phase_numbers import Outcome
 from weightcast.experiments.early_phase_starts import (
     INITIAL,

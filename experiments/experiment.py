@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from weightcast.predictor import Forecaster
 
 Schedule = Literal["own", "one-cycle"]
 Measure = Literal["accuracy", "top-5 accuracy", "steps to accuracy", "steps to plain's best"]
@@ -75,9 +78,9 @@ class Arm:
     name : str
     jumps : tuple of int
         Steps after which the weights jump.
-    forecaster : str
+    forecaster : str or Forecaster
         What forecasts: a name of `weightcast.predictor.load`, or of one that is fitted for the
-        experiments, see `experiments.forecasters`.
+        experiments, see `experiments.forecasters`; or a fitted forecaster of your own.
     schedule : {"own", "one-cycle"}
         The paper's learning rate, or a one-cycle schedule over the whole run with a tuned peak.
     guarded : bool
@@ -86,7 +89,7 @@ class Arm:
 
     name: str
     jumps: tuple[int, ...] = ()
-    forecaster: str = "introspection-mnist"
+    forecaster: str | Forecaster = "introspection-mnist"
     schedule: Schedule = "own"
     guarded: bool = False
 

@@ -12,13 +12,13 @@ from weightcast.experiments.training import running_median
 from weightcast.store.extras import require_matplotlib
 from weightcast.store.output import replacing
 
-COLOURS = {
+COLOURS = {  # Okabe and Ito's, which colour-blind people tell apart; for all pictures of arms
     "plain": "0.35",
-    "jumps": "tab:red",
-    "line jumps": "tab:orange",
-    "averaging": "tab:green",
-    "tuned rate": "tab:purple",
-    "one-cycle": "tab:blue",
+    "jumps": "#d55e00",
+    "line jumps": "#e69f00",
+    "averaging": "#009e73",
+    "tuned rate": "#56b4e9",
+    "one-cycle": "#0072b2",
 }
 
 
@@ -54,7 +54,7 @@ def save_figure(result: DemoResult, path: str | Path) -> None:
     for axes, name in ((accuracy, "validation accuracy, %"), (loss, "validation loss")):
         for i, point in enumerate(result.jump_points):
             label = "jump points" if i == 0 else None
-            axes.axvline(point, color="tab:red", linestyle=":", linewidth=1, label=label)
+            axes.axvline(point, color=COLOURS["jumps"], linestyle=":", linewidth=1, label=label)
         axes.set(xlabel="optimizer step", ylabel=name)
         axes.grid(alpha=0.3)
     accuracy.legend(loc="lower right")

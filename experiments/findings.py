@@ -5,37 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from weightcast.experiments.claims import UNCLEAR, Judged, compare
+from weightcast.experiments.claims import Judged, accuracy_at, what
+from weightcast.experiments.comparing import UNCLEAR, compare, falls, race
 from weightcast.experiments.experiment import Claim
-from weightcast.experiments.summary import BEST, ArmSummary, Spread, Summary, level_name
+from weightcast.experiments.summary import BEST, ArmSummary, Spread, Summary
 from weightcast.experiments.wording import change, count, listed, percent, points, spread
 
 Groups = dict[int | None, list[str]]
 
+_TIE = 1e-9
+
 
 def findings(summary: Summary, judged: list[Judged]) -> list[str]:
     """What the numbers say, good or bad."""
-    texts = [*_claims(judged), *_our_plain(summary, judged)]
-    if plain := summary.arms.get("plain"):
-        texts += [*_against(summary, plain)]
+    texts = [*_our_plain(summary, judged), *_at_other_steps(summary, judged)]
+    if "plain" in summary.arms:
+        texts += [*_steps(summary), *_accuracies(summary), *_losses(summary)]
     return [
         *texts,
         *_best(summary),
         *_on_schedule(summary),
         *_taken_back(summary),
+        *_fallen(summary),
         *_diverged(summary),
     ]
-
-
-def _claims(judged: list[Judged]) -> Iterator[str]:
-    """What became of the claims on arms."""
-    groups: dict[str, list[str]] = {}
-    for one in judged:
-        if one.claim.arm != "plain":
-            groups.setdefault(one.verdict, []).append(f"{one.claim.arm} ({what(one.claim)})")
-    if groups:
-        each = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in groups.items())
-        yield f"The paper's claims on other arms than plain: {each}."
 
 
 def _our_plain(summary: Summary, judged: list[Judged]) -> Iterator[str]:
@@ -50,44 +43,94 @@ def _our_plain(summary: Summary, judged: list[Judged]) -> Iterator[str]:
         yield f"Plain, {what(one.claim)}: the paper has {paper}; {where}: {ours}."
 
 
-def what(claim: Claim) -> str:
-    """What a claim is about.
-
-    Examples
-    --------
-    >>> what(Claim("plain", "steps to accuracy", 6000, 0.9911))
-    'steps to 99.11 %'
-    >>> what(Claim("plain", "accuracy", 0.95, 15_000))
-    'accuracy at step 15,000'
-    """
-    if claim.measure == "steps to accuracy":
-        return f"steps to {level_name(claim.at)}"
-    if claim.measure == "steps to plain's best":
-        return claim.measure
-    return f"{claim.measure} at step {count(claim.at)}"
+def _at_other_steps(summary: Summary, judged: list[Judged]) -> Iterator[str]:
+    """Where nothing reached the paper's level: what arms had at the paper's steps."""
+    for one in judged:
+        if (found := at_the_papers_steps(summary, one)) is not None:
+            claim, plain, gained = one.claim, *found
+            yield (
+                f"At the paper's steps instead, {claim.arm} after {count(claim.value)} against "
+                f"plain after {count(plain.value)}: {spread(gained, points)} of accuracy; in the "
+                f"paper {points(claim.at - plain.at)}."
+            )
 
 
-def _against(summary: Summary, plain: ArmSummary) -> Iterator[str]:
-    """Every arm against plain, in groups."""
-    sooner, higher = Groups(), Groups()
-    for arm in summary.arms.values():
-        if arm is plain:
-            continue
-        steps, theirs = arm.targets[BEST].steps, plain.targets[BEST].steps
-        share = steps.of(theirs)
-        if share.by_seed:
-            saved = "never" if share.median is None else change(1 - share.median)
+def at_the_papers_steps(summary: Summary, judged: Judged) -> tuple[Claim, Spread] | None:
+    """Of a level that nothing reached: the claim on plain, and the gain at the steps of both."""
+    claim, claims = judged.claim, summary.set.entry.claims
+    plain = next((c for c in claims if c.arm == "plain" and c.measure == claim.measure), None)
+    if judged.verdict != "level not reached, nor by plain" or plain is None:
+        return None
+    ours = accuracy_at(summary.arms[claim.arm].traces, claim.value)
+    return plain, ours.less(accuracy_at(summary.arms["plain"].traces, plain.value))
+
+
+def _steps(summary: Summary) -> Iterator[str]:
+    """Every arm's way to plain's best accuracy."""
+    groups, early = Groups(), list[str]()
+    for name, arm in _others(summary):
+        steps, theirs = race(summary, name)
+        seeds = len(arm.targets[BEST].steps.by_seed)
+        if left_out := seeds - len(steps.by_seed):
+            early.append(f"{name} ({left_out} of {seeds} seeds)")
+        if steps.of(theirs).by_seed:
             group = compare(steps, theirs, fewer=True)
-            sooner.setdefault(group, []).append(f"{arm.name} ({saved})")
-        gained = arm.final.less(plain.final).median
-        if gained is not None:
-            group = compare(arm.final, plain.final, fewer=False)
-            higher.setdefault(group, []).append(f"{arm.name} ({points(gained)})")
-    if sooner:
-        each = _in_groups(sooner, "sooner", "later or never")
+            alike = _as_one_cycle(summary, name, steps)
+            words = _changes(steps.of(theirs), whole=group == 0)
+            groups.setdefault(group, []).append(f"{name} ({words}{alike})")
+    if groups:
+        each = _in_groups(groups, "sooner", "later or never")
         yield f"Steps to {BEST}, against plain of the same seed: {each}."
-    if higher:
-        yield f"Accuracy at the end, against plain: {_in_groups(higher, 'higher', 'lower')}."
+    if early:
+        yield f"Left out of that, as plain was there before the first jump: {', '.join(early)}."
+
+
+def _accuracies(summary: Summary) -> Iterator[str]:
+    plain, groups = summary.arms["plain"], Groups()
+    for name, arm in _others(summary):
+        gained = arm.final.less(plain.final)
+        if gained.median is not None:
+            group = compare(arm.final, plain.final, fewer=False)
+            size = spread(gained, points) if group == 0 else points(gained.median)
+            size += ", higher in all seeds" if group == 0 and gained.low > 0 else ""
+            size += ", lower in all seeds" if group == 0 and gained.high < 0 else ""
+            groups.setdefault(group, []).append(f"{name} ({size})")
+    if groups:
+        yield f"Accuracy at the end, against plain: {_in_groups(groups, 'higher', 'lower')}."
+
+
+def _losses(summary: Summary) -> Iterator[str]:
+    plain, groups = summary.arms["plain"], Groups()
+    for name, arm in _others(summary):
+        share = arm.loss.of(plain.loss)
+        if share.by_seed:
+            group = compare(arm.loss, plain.loss, fewer=True)
+            words = _changes(share, whole=group == 0, never="not finite")
+            groups.setdefault(group, []).append(f"{name} ({words})")
+    if groups:
+        yield f"Loss at the end, against plain: {_in_groups(groups, 'lower', 'higher')}."
+
+
+def _others(summary: Summary) -> Iterator[tuple[str, ArmSummary]]:
+    """The arms beside plain."""
+    return ((name, arm) for name, arm in summary.arms.items() if name != "plain")
+
+
+def _changes(share: Spread, *, whole: bool, never: str = "never") -> str:
+    """Shares of plain's as changes; with the range where it decides that there is no difference."""
+    less = Spread({seed: value - 1 for seed, value in share.by_seed.items()})
+    if not whole:
+        return never if less.median is None else change(-less.median)
+    return spread(less, lambda more: change(-more) if math.isfinite(more) else never)
+
+
+def _as_one_cycle(summary: Summary, name: str, steps: Spread) -> str:
+    """That an arm which jumps under one-cycle got there before its first jump."""
+    arm = next((arm for arm in summary.set.entry.arms if arm.name == name), None)
+    if arm is None or not arm.jumps or arm.schedule == "own":
+        return ""
+    early = sum(step < arm.jumps[0] for step in steps.values)
+    return f", before its first jump in {early} of {len(steps.values)} seeds" if early else ""
 
 
 def _in_groups(groups: Groups, better: str, worse: str) -> str:
@@ -96,16 +139,25 @@ def _in_groups(groups: Groups, better: str, worse: str) -> str:
 
 
 def _best(summary: Summary) -> Iterator[str]:
-    """Which arm did best of all, and whether it needs a forecaster."""
-    jumping = {arm.name for arm in summary.set.entry.arms if arm.jumps}
-    first = max(summary.arms.values(), key=lambda arm: arm.final.median or 0)
-    how = "it jumps" if first.name in jumping else "without a forecaster"
-    yield (f"Most accurate at the end: {first.name}, {percent(first.final.median or 0)} ({how}).")
-    quick = min(summary.arms.values(), key=lambda a: _middle(a.targets[BEST].steps))
-    if quick.targets[BEST].steps.median is not None:
-        how = "it jumps" if quick.name in jumping else "without a forecaster"
-        steps = count(_middle(quick.targets[BEST].steps))
-        yield f"Soonest at {BEST}: {quick.name}, after {steps} steps ({how})."
+    """Which arms did best of all, and whether they need a forecaster."""
+    ends = {name: arm.final.median or 0 for name, arm in summary.arms.items()}
+    best = max(ends.values())
+    yield f"Most accurate at the end: {_named(summary, ends, best)}, {percent(best)}."
+    steps = {name: _middle(arm.targets[BEST].steps) for name, arm in summary.arms.items()}
+    soonest = min(steps.values())
+    if soonest < math.inf:
+        names = _named(summary, steps, soonest, soonest)
+        yield f"Soonest at {BEST}: {names}, after {count(soonest)} steps."
+
+
+def _named(summary: Summary, of: dict[str, float], value: float, step: float = math.inf) -> str:
+    """The arms that have a value, and whether they had jumped by a step."""
+    first = {arm.name: arm.jumps[0] for arm in summary.set.entry.arms if arm.jumps}
+    texts = []
+    for name in (name for name, one in of.items() if abs(one - value) <= _TIE):
+        how = "with a forecaster" if name in first else "without a forecaster"
+        texts.append(f"{name} ({'before its first jump' if step < first.get(name, 0) else how})")
+    return listed(texts)
 
 
 def _on_schedule(summary: Summary) -> Iterator[str]:
@@ -120,18 +172,28 @@ def _on_schedule(summary: Summary) -> Iterator[str]:
         -1: "make it less accurate",
         None: "were run with one seed only, and are not judged",
     }[found]
-    gained = both.final.less(tuned.final).median
-    if gained is not None:
-        yield f"On top of one-cycle, jumps {words} ({points(gained)} at the end)."
+    gained = both.final.less(tuned.final)
+    if gained.median is not None:
+        yield f"On top of one-cycle, jumps {words}: {spread(gained, points)} at the end."
 
 
 def _taken_back(summary: Summary) -> Iterator[str]:
     for arm in summary.set.entry.arms:
         found = summary.arms.get(arm.name)
         if arm.jumps and found and found.jumps.low < len(arm.jumps):
-            yield (
-                f"Of the {len(arm.jumps)} jumps of {arm.name}, {spread(found.jumps, count)} stayed."
+            made = spread(found.jumps, count)
+            yield f"Of {arm.name}, {made} of {len(arm.jumps)} jumps were made and stayed."
+
+
+def _fallen(summary: Summary) -> Iterator[str]:
+    """Runs that ended far below what they once had."""
+    for name, arm in summary.arms.items():
+        if fallen := falls(arm):
+            seeds = (
+                f"seed {seed}, {percent(arm.best[seed])} to {percent(arm.final[seed])}"
+                for seed in fallen
             )
+            yield f"**{name} fell far below its own best**: {'; '.join(seeds)}."
 
 
 def _diverged(summary: Summary) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from weightcast.experiments.claims import compare
+from weightcast.experiments.comparing import compare
 from weightcast.experiments.imp_dense import DENSE
 from weightcast.experiments.imp_numbers import Imp, step_of
 from weightcast.experiments.wording import points, spread

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from weightcast.experiments.claims import compare
+from weightcast.experiments.comparing import compare
 from weightcast.experiments.imp_dense import DENSE, FOLDER
 from weightcast.experiments.imp_protocols import PROTOCOLS, Protocol
 from weightcast.experiments.kept import keep, required

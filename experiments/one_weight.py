@@ -203,7 +203,10 @@ def save_one_weight(
     figure.suptitle(title, fontsize=12, parse_math=False)
     for axes, weight in zip(figure.subplots(1, len(picked)), picked, strict=True):
         axes.set_title(_why(weight), fontsize=10, parse_math=False)
-        lines = {"plain": (plain.steps, weight.plain), "jumps": (jumps.steps, weight.jumps)}
+        lines = {
+            "plain": (plain.steps, weight.plain),
+            "jumps": _broken(jumps.steps, weight.jumps, jump_points, weight.step),
+        }
         for arm, (steps, values) in lines.items():
             axes.plot(steps, values, color=COLOURS[arm], linewidth=1.2, label=arm)
         for i, point in enumerate(jump_points):
@@ -213,6 +216,14 @@ def save_one_weight(
         finish(axes)
     save(figure, path, overwrite=overwrite)
     return picked
+
+
+def _broken(steps: Int, values: Float, points: Sequence[int], shows: int) -> tuple[Float, Float]:
+    """A line with a gap where each jump is: what leads there is not a step of the weight's."""
+    after = np.searchsorted(steps, np.array(points), "right")
+    if shows == steps[np.searchsorted(steps, min(points))]:  # recorded after the jump
+        after = np.searchsorted(steps, np.array(points))
+    return np.insert(steps.astype(float), after, np.nan), np.insert(values, after, np.nan)
 
 
 def _why(weight: OneWeight) -> str:

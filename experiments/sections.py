@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 
-from weightcast.experiments.claims import Judged, judge
+from weightcast.experiments.building import RISE
+from weightcast.experiments.catalogue import CATALOGUE
+from weightcast.experiments.claims import Judged, judge, what
 from weightcast.experiments.experiment import Experiment
-from weightcast.experiments.findings import findings, what
-from weightcast.experiments.running import PEAKS
+from weightcast.experiments.findings import findings
 from weightcast.experiments.summary import BEST, Spread, Summary
+from weightcast.experiments.tuning import PEAKS
 from weightcast.experiments.wording import (
     change,
     count,
@@ -31,14 +35,15 @@ def section(summary: Summary) -> str:
         protocol(summary),
         *([bullets(entry.notes)] if entry.notes else []),
         *gaps(summary),
-        f"![Accuracy and error over training: {entry.name}](reproduction/{entry.folder}.png)",
+        f"![Accuracy over training: {entry.name}](reproduction/{entry.folder}.png)",
         arms_table(summary),
     ]
     judged = [judge(claim, summary) for claim in entry.claims]
     if judged:
         parts.append(f"What the paper says, beside ours:\n\n{claims_table(judged)}")
     parts.append(bullets(findings(summary, judged)))
-    parts.append(f"```console\n$ {command(summary)}\n```")
+    if entry.name in CATALOGUE:
+        parts.append(f"```console\n$ {command(summary)}\n```")
     return "\n\n".join(parts)
 
 
@@ -61,11 +66,14 @@ def protocol(summary: Summary) -> str:
         f"{entry.steps:,} steps, evaluated every {entry.evaluate_every:,}.",
         *([f"Jumps after steps {jump_sets(sets)}."] if sets else []),
         *(
-            [f"Tuned peak of one-cycle: {listed(f'{p:g}' for p in sorted(peaks))}{edge}."]
+            [
+                f"Tuned peak of one-cycle: {listed(f'{p:g}' for p in sorted(peaks))}{edge}, at "
+                f"step {round(RISE * entry.steps):,}."
+            ]
             if peaks
             else []
         ),
-        f"Seeds {listed(summary.seeds)}.",
+        f"Seed{'s'[: len(summary.seeds) > 1]} {listed(summary.seeds)}.",
     ]
     return " ".join(texts)
 
@@ -96,7 +104,7 @@ def arms_table(summary: Summary) -> str:
     forecasts = any(arm.forecast_seconds.high for arm in summary.arms.values())
     columns = ["arm", "jumps", "accuracy at the end", "best accuracy", "loss at the end"]
     columns += [f"steps to {BEST}", "processor s to it", *(f"steps to {t}" for t in targets)]
-    columns += ["processor s in all", *(["of them forecasts"] if forecasts else [])]
+    columns += ["processor s in all", *(["forecasts, s by the clock"] if forecasts else [])]
     rows = []
     for arm in summary.arms.values():
         row = [
@@ -108,7 +116,7 @@ def arms_table(summary: Summary) -> str:
             spread(arm.targets[BEST].steps, count),
             spread(Spread(_only_median(arm.targets[BEST].seconds)), decimals, ""),
             *(spread(arm.targets[target].steps, count) for target in targets),
-            decimals(arm.seconds.median or 0),
+            "as plain" if arm.name == "averaging" else decimals(arm.seconds.median or 0),
         ]
         spent = arm.forecast_seconds
         rows.append([*row, *([decimals(spent.median or 0) if spent.high else ""] * forecasts)])
@@ -127,25 +135,37 @@ def claims_table(judged: list[Judged]) -> str:
             rows.append([*row, "", "", "", one.verdict])
             continue
         size = "" if one.claimed is None else gained(one.claimed)
-        rows.append([*row, spread(one.plain, show), size, gain_words(one.gain, steps), one.verdict])
+        verdict = "; ".join([one.verdict, *one.limits])
+        rows.append([*row, spread(one.plain, show), size, gained_here(one), verdict])
     return table(columns, rows)
 
 
-def gain_words(gain: Spread, steps: bool) -> str:
+def gained_here(judged: Judged) -> str:
     """What an arm gained over plain; steps that are never reached count as the worst."""
+    gain = judged.gain
     if not gain.by_seed:
         return ""
-    if not steps:
+    if not judged.claim.measure.startswith("steps"):
         return spread(gain, points)
     losses = Spread({seed: -value for seed, value in gain.by_seed.items()})
-    return spread(losses, lambda value: change(-value), "never")
+    text = spread(losses, lambda value: change(-value))
+    seeds = len(judged.ours.by_seed)
+    return f"{text} ({len(gain.by_seed)} of {seeds} seeds)" if judged.undecided else text
 
 
 def command(summary: Summary) -> str:
     """How to run it again."""
     entry: Experiment = summary.set.entry
-    quick = " --budget quick" if entry.budget == "quick" else ""
-    return f"weightcast reproduce {entry.name} --data DATA --seeds {len(summary.seeds)}{quick}"
+    texts = [f"weightcast reproduce {entry.name} --data DATA --seeds {len(summary.seeds)}"]
+    texts += ["--budget quick"] * (entry.budget == "quick")
+    there = [arm.name for arm in entry.arms if arm.name in summary.arms]
+    if len(there) < len(entry.arms):
+        texts.append(f"--arms {shlex.quote(','.join(there))}")
+    for arm in entry.arms:
+        given = str(arm.forecaster).split(" sha256:")[0]
+        if arm.name in summary.set.own and arm.name in (given, PurePath(given).stem):
+            texts.append(f"--forecaster {shlex.quote(given)}")
+    return " ".join(texts)
 
 
 def bullets(texts: tuple[str, ...] | list[str]) -> str:

@@ -8,7 +8,7 @@ steps are infinite: a median over the seeds is known as long as most of them rea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from statistics import median
 
@@ -75,6 +75,10 @@ class Spread:
         """Differences to the other's values, for the seeds that both have."""
         return Spread({s: v - other[s] for s, v in self.by_seed.items() if s in other.by_seed})
 
+    def without(self, seeds: Collection[int]) -> Spread:
+        """The other seeds."""
+        return Spread({s: v for s, v in self.by_seed.items() if s not in seeds})
+
     def __getitem__(self, seed: int) -> float:
         return self.by_seed.get(seed, math.inf)
 
@@ -136,7 +140,7 @@ class Summary:
     arms : dict of str to ArmSummary
         Those of which there is a run.
     missing : dict of str to list of int
-        Seeds that other arms have and an arm has not.
+        Seeds that other arms have and an arm of the catalogue has not.
     """
 
     set: RunSet
@@ -169,7 +173,7 @@ def summarise(runs: RunSet) -> Summary:
             owners.setdefault(name, {})[run.seed] = run
     levels = targets_of(runs, traces.get("plain", {}))
     arms = {name: _arm(name, traces[name], owners[name], levels) for name in _order(runs, traces)}
-    expected = [arm.name for arm in runs.entry.arms]
+    expected = [arm.name for arm in runs.entry.arms if arm.name not in runs.own]
     expected += ["averaging"] * (runs.entry.averaged and "plain" in expected)
     seeds = sorted({run.seed for run in runs.runs})
     missing = {a: [s for s in seeds if s not in traces.get(a, {})] for a in expected}

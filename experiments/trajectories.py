@@ -26,7 +26,7 @@ Float = npt.NDArray[np.floating[Any]]
 Int = npt.NDArray[np.int64]
 
 DPI = 100
-PALETTE = 128  # colours of a .png
+PALETTE = 256  # colours of a .png
 MOST_POINTS = 500  # of a trajectory: a panel has fewer columns
 LONGEST = 26  # characters of a name
 VARIATIONS = ("high", "middle", "low")
@@ -212,6 +212,9 @@ def short(name: str) -> str:
 def finish(axes: Any) -> None:
     """What all panels of weights share; the legend stands below, where it hides no line."""
     axes.set_xlabel("optimizer step")
+    if axes.get_xscale() == "linear":
+        axes.locator_params(axis="x", nbins=6, steps=[1, 2, 5, 10])
+        axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.margins(x=0)

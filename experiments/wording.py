@@ -15,10 +15,10 @@ def percent(share: float) -> str:
 
     Examples
     --------
-    >>> percent(0.98765)
-    '98.77 %'
+    >>> percent(0.98765), percent(0.97475)
+    ('98.77 %', '97.48 %')
     """
-    return f"{100 * share:.2f} %"
+    return f"{_half_up(100 * share):.2f} %"
 
 
 def count(number: float) -> str:
@@ -48,10 +48,15 @@ def points(gain: float) -> str:
 
     Examples
     --------
-    >>> points(0.0123), points(-0.002)
-    ('+1.23 points', '-0.20 points')
+    >>> points(0.0123), points(-0.002), points(-0.00175), points(-1e-12)
+    ('+1.23 points', '-0.20 points', '-0.18 points', '+0.00 points')
     """
-    return f"{100 * gain:+.2f} points"
+    return f"{_half_up(100 * gain):+.2f} points".replace("-0.00", "+0.00")
+
+
+def _half_up(number: float) -> float:
+    """Before it is rounded: medians of accuracies often end in a 5, which binary floats miss."""
+    return number + math.copysign(1e-9, number)
 
 
 def decimals(number: float) -> str:
@@ -75,7 +80,7 @@ def spread(numbers: Spread, show: Show, missed: str = "not reached") -> str:
     >>> spread(Spread({1: 700.0, 2: 800.0, 3: math.inf}), count)
     '800 (700..never, 2 of 3)'
     >>> spread(Spread({1: 700.0, 2: math.inf}), count), spread(Spread({1: 7.0}), count)
-    ('not reached (1 of 2)', '7')
+    ('reached by 1 of 2', '7')
     """
     if not numbers.by_seed:
         return ""
@@ -83,8 +88,9 @@ def spread(numbers: Spread, show: Show, missed: str = "not reached") -> str:
     if middle is None:
         if seeds == 1:
             return missed
-        number = numbers.reached if missed == "not reached" else seeds - numbers.reached
-        return f"{missed} ({number} of {seeds})"
+        if missed == "not finite":
+            return f"{missed} ({seeds - numbers.reached} of {seeds})"
+        return f"reached by {numbers.reached} of {seeds}"
     ends = (show(numbers.low), show(numbers.high))
     if ends[0] == ends[1]:
         return show(middle)

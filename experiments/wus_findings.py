@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from weightcast.experiments.claims import compare
+from weightcast.experiments.comparing import compare
 from weightcast.experiments.summary import Spread
 from weightcast.experiments.wording import listed, percent, points, spread
 from weightcast.experiments.wus_measured import Measured

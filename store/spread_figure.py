@@ -154,9 +154,11 @@ def _facts(report: VariationReport, measure: Measure) -> str:
         for q, v in zip(report.quantiles, spread.quantiles, strict=True)
         if q in (0.5, 0.9, 0.99)
     }
-    lines = [f"{'median' if q == 0.5 else f'{q:.0%}'}: {v:.3g}" for q, v in shown.items()]
-    lines += [f"{spread.still:.1%} moved at most\n{report.still:g} of the largest"]
-    lines += [f"{spread.unmoved:.1%} did not move"] if spread.unmoved else []
+    lines = [f"{'median' if q == 0.5 else f'{100 * q:.0f} %'}: {v:.3g}" for q, v in shown.items()]
+    lines += [
+        f"{100 * spread.still:.1f} % moved by at most\n{100 * report.still:g} % of the furthest"
+    ]
+    lines += [f"{100 * spread.unmoved:.1f} % did not move"] if spread.unmoved else []
     return "\n".join(lines)
 
 

@@ -19,13 +19,16 @@ from hypothesis import strategies as st
 from store_reference import refuses
 
 from weightcast.experiments.catalogue import CATALOGUE
-from weightcast.experiments.claims import compare, judge
+from weightcast.experiments.claims import judge
+from weightcast.experiments.comparing import compare, race
 from weightcast.experiments.curves import save_curves
 from weightcast.experiments.document import document, main, write_document
 from weightcast.experiments.experiment import Arm, Claim, Experiment, Updates
+from weightcast.experiments.findings import findings
 from weightcast.experiments.merging import compact, expand, gather, run_set
 from weightcast.experiments.results import RunResult, Trace, file_name, write_result
 from weightcast.experiments.running import _FREE
+from weightcast.experiments.sections import command
 from weightcast.experiments.summary import BEST, Spread, Summary, reach, summarise
 from weightcast.store import FormatError, InputNotFoundError, MissingExtraError
 
@@ -206,6 +209,7 @@ def test_better_is_a_gain_larger_than_its_range(
     assert compare(mine, theirs, fewer=fewer) is expected
 
 
+NONE = Claim("jumps", "accuracy", 0.9005, 400)  # CLAIMS[0] is plain's
 LOW, HIGH, MIXED = [[0.5] * 5] * 2, [[0.8] * 5] * 2, [[0.8] * 5, [0.2] * 5]
 RISING = [[0.1, 0.1, 0.5, 0.5, 0.5]] * 2
 
@@ -219,6 +223,8 @@ RISING = [[0.1, 0.1, 0.5, 0.5, 0.5]] * 2
         (CLAIMS[1], LOW[:1], HIGH[:1], "one seed: not judged"),
         (CLAIMS[1], LOW, [], "not run"),
         (Claim("jumps", "accuracy", 0.8, 400), HIGH, LOW, "reproduced"),  # worse, as the paper says
+        (NONE, LOW, LOW, "reproduced"),
+        (NONE, LOW, HIGH, "a difference, where the paper has next to none"),
         (CLAIMS[2], RISING, HIGH, "reproduced"),
         (CLAIMS[2], HIGH, LOW, "not reproduced"),
         (CLAIMS[4], LOW, HIGH, "reproduced"),
@@ -237,6 +243,108 @@ def test_verdicts(
     claim: Claim, plain: list[list[float]], jumps: list[list[float]], verdict: str
 ) -> None:
     assert judge(claim, summary_of({"plain": plain, "jumps": jumps})).verdict == verdict
+
+
+FIRST = [0.8] * 7  # at its best before the first jump, at step 200
+LATER = [0.1, 0.2, 0.3, 0.6, 0.6, 0.6, 0.6]
+JUMPED = [0.1, 0.2, 0.9, 0.9, 0.9, 0.9, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("plain", "jumps", "verdict", "gains"),
+    [
+        ([FIRST, FIRST], [FIRST, FIRST], "not decided", 0),
+        ([FIRST, LATER], [FIRST, JUMPED], "not decided", 1),
+        ([FIRST, LATER, LATER], [FIRST, JUMPED, JUMPED], "reproduced", 2),
+        ([LATER, LATER], [LATER, LATER], "no difference beyond the range over seeds", 2),
+    ],
+)
+def test_what_was_reached_before_the_first_jump_says_nothing_of_jumps(
+    plain: list[list[float]], jumps: list[list[float]], verdict: str, gains: int
+) -> None:
+    found = summary_of({"plain": plain, "jumps": jumps})
+    judged = judge(CLAIMS[2], found)
+    assert (judged.verdict, len(judged.gain.by_seed)) == (verdict, gains)
+    left_out = len(plain) - gains
+    assert [f"{left_out} of {len(plain)} seeds" in limit for limit in judged.limits] == (
+        [True] if left_out else []
+    )
+    assert len(judged.ours.by_seed) == len(plain)  # all stand in the table
+    ours, theirs = race(found, "jumps")
+    assert ours.by_seed.keys() == theirs.by_seed.keys() == judged.gain.by_seed.keys()
+
+
+def test_an_arm_of_another_schedule_is_another_run_from_the_start() -> None:
+    entry = replace(TINY, arms=(TINY.arms[0], replace(TINY.arms[1], schedule="one-cycle")))
+    runs = [run(arm, 0, FIRST, entry) for arm in ("plain", "jumps")]
+    assert race(summarise(run_set(runs)), "jumps")[0].by_seed == {0: 0}
+
+
+def test_runs_that_lose_what_they_had_learned_are_named(tmp_path: Path) -> None:
+    fine, fallen = [0.1, 0.8, 0.9, 0.9, 0.9, 0.9, 0.9], [0.1, 0.8, 0.9, 0.9, 0.1, 0.1, 0.1]
+    found = summary_of({"plain": [fine] * 3, "jumps": [fine, fallen, fine]})
+    said = findings(found, [])
+    assert "**jumps fell far below its own best**: seed 1, 85.00 % to 10.00 %." in said
+    assert not any("plain fell" in text for text in said)
+    end = next(text for text in said if text.startswith("Accuracy at the end"))
+    assert "jumps (+0.00 points (-80.00..+0.00))" in end  # the range, where it decides
+    loss = next(text for text in said if text.startswith("Loss at the end"))
+    assert "no difference beyond the range over seeds: jumps (+0 % (+0..+800))" in loss
+
+
+def test_an_arm_is_not_credited_with_steps_before_its_first_jump() -> None:
+    entry = replace(
+        TINY,
+        arms=(TINY.arms[0], replace(TINY.arms[1], name="one-cycle + jumps", schedule="one-cycle")),
+    )
+    early, late = [0.9] * 7, [0.1, 0.1, 0.1, 0.1, 0.9, 0.9, 0.9]
+    rows = {"plain": [late] * 3, "one-cycle + jumps": [early, early, late]}
+    summary = summarise(
+        run_set([run(a, s, c, entry) for a, cs in rows.items() for s, c in enumerate(cs)])
+    )
+    said = "\n".join(findings(summary, []))
+    assert "before its first jump in 2 of 3 seeds" in said
+    assert (
+        "Soonest at plain's best: one-cycle + jumps (before its first jump), after 0 steps." in said
+    )
+
+
+def test_the_command_has_the_arms_that_ran() -> None:
+    assert "--arms" not in command(summarise(run_set(every())))
+    some = summary_of({"plain": HIGH, "one-cycle": LOW})
+    assert command(some) == "weightcast reproduce tiny --data DATA --seeds 2 --arms plain,one-cycle"
+
+
+def test_equals_are_named_together() -> None:
+    said = findings(summary_of({"plain": LOW, "jumps": HIGH, "one-cycle": HIGH}), [])
+    named = "jumps (with a forecaster) and one-cycle (without a forecaster)"
+    assert f"Most accurate at the end: {named}, 80.00 %." in said
+
+
+def test_where_nothing_reached_the_level_the_papers_steps_are_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    claims = (
+        Claim("plain", "steps to accuracy", 400, 0.95),
+        Claim("jumps", "steps to accuracy", 100, 0.97),
+    )
+    entry = replace(TINY, claims=claims)
+    monkeypatch.setitem(CATALOGUE, "tiny", entry)
+    rows = {"plain": [0.4, 0.5, 0.5, 0.6, 0.6], "jumps": [0.7, 0.7, 0.8, 0.8, 0.8]}
+    summary = summarise(run_set([run(a, s, c, entry) for a, c in rows.items() for s in (1, 2)]))
+    said = findings(summary, [judge(claim, summary) for claim in claims])
+    assert (
+        "At the paper's steps instead, jumps after 100 against plain after 400: +15.00 points of "
+        "accuracy; in the paper +2.00 points."
+    ) in said
+
+
+def test_plain_runs_that_are_far_apart_are_said_to_be() -> None:
+    near = summary_of({"plain": [[0.9] * 5] * 2, "jumps": HIGH})
+    far = summary_of({"plain": [[0.7] * 5] * 2, "jumps": HIGH})
+    assert judge(CLAIMS[1], near).limits == []
+    assert judge(CLAIMS[1], far).limits == ["our plain is 20.00 points below the paper's"]
+    assert "points" not in "".join(judge(CLAIMS[2], far).limits)  # a claim on steps
 
 
 def test_an_accuracy_is_that_of_the_claims_step() -> None:
@@ -442,38 +550,98 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return figures
 
 
+def bold(axes: Any, arm: str) -> list[Any]:
+    """An arm's lines but for those of every evaluation."""
+    (colour,) = {line.get_color() for line in axes.lines if line.get_label() == arm}
+    return [
+        line
+        for line in axes.lines
+        if line.get_color() == colour and not line.get_alpha() and line.get_linestyle() != ":"
+    ]
+
+
+def said(axes: Any) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
 def test_few_arms_share_a_panel(tmp_path: Path, drawn: list[Any]) -> None:
     save_curves(summarise(run_set(every())), tmp_path / "a.png")
-    accuracy, error = drawn[0].axes
+    assert drawn[0].get_suptitle() == "Made up"
+    accuracy, loss = drawn[0].axes
     lines = {line.get_label(): line for line in accuracy.lines}
     assert {"plain", "jumps", "one-cycle", "averaging"} <= set(lines)
-    assert lines["plain"].get_ydata()[-1] == pytest.approx(65.3)  # of seed 2, of the last four
-    marks = [line.get_xdata()[0] for line in error.lines if line.get_linestyle() == ":"]
+    end = lines["plain"].get_ydata()[-1]  # of seed 2, of the last four
+    assert accuracy.yaxis.get_major_formatter()(end) == "65.3"
+    assert accuracy.yaxis_inverted()
+    (line,) = bold(loss, "plain")
+    assert line.get_ydata()[-1] == pytest.approx(0.347)
+    assert [axes.get_ylabel() for axes in (accuracy, loss)] == ["accuracy, %", "loss"]
+    assert [axes.get_yscale() for axes in (accuracy, loss)] == ["log", "log"]
+    assert loss.xaxis.get_major_formatter()(5000) == "5,000"
+    marks = [line.get_xdata()[0] for line in loss.lines if line.get_linestyle() == ":"]
     assert marks == [200, 250]
-    assert error.get_yscale() == "log"
+    dashed = {label for label, line in lines.items() if line.get_linestyle() == "--"}
+    assert dashed == {"averaging"}  # which may lie on plain
+    assert said(accuracy) == []
 
 
 def test_many_arms_have_a_panel_each(tmp_path: Path, drawn: list[Any]) -> None:
     others = tuple(Arm(f"arm {i}", (100 + i,)) for i in range(6))
     entry = replace(TINY, name="many", arms=(*TINY.arms, *others))
     runs = [*every(replace(entry, arms=TINY.arms))]
-    runs += [run(arm.name, 1, [0.1, 0.5, 0.6, 0.1, 0.1], entry) for arm in others]
+    runs += [run(arm.name, 1, [0.1, 0.5, 0.6, 0.7, 0.65], entry) for arm in others]
     save_curves(summarise(run_set(runs)), tmp_path / "a.png")
     panels = [axes for axes in drawn[0].axes if axes.axison]
     assert [axes.get_title() for axes in panels][:3] == ["jumps", "one-cycle", "arm 0"]
-    assert len(panels) == 9  # averaging too, and plain in each
-    labels = {line.get_label() for line in panels[2].lines}
-    assert {"plain", "arm 0", "jump points"} <= labels
+    assert len(panels) == 9  # averaging too; plain and jumps in each
+    for name in ("plain", "jumps"):
+        (line,) = bold(panels[2], name)
+        (alone,) = bold(panels[0], name)
+        ends = [lines.get_ydata()[-1] for lines in (line, alone)]
+        assert ends[0] - ends[1] == pytest.approx(0.3)  # of seed 1 as the arm, and of all
+    assert len(bold(panels[2], "arm 0")) == 1
     marks = [line.get_xdata()[0] for line in panels[3].lines if line.get_linestyle() == ":"]
     assert marks == [101]
+    assert panels[3].get_xlim() == (80, 400)
+    (legend,) = [axes.get_legend() for axes in drawn[0].axes if axes.get_legend()]
+    assert legend.axes not in panels
+    assert {"the arm of the panel", "jump points"} < {t.get_text() for t in legend.get_texts()}
 
 
-def test_an_arm_that_collapsed_spares_the_accuracies_of_others(
+def test_the_axes_begin_below_the_lowest_running_median_after_the_first_jump(
     tmp_path: Path, drawn: list[Any]
 ) -> None:
-    curves = {"plain": [0.5] + [0.98] * 8, "jumps": [0.5, 0.9] + [0.1] * 7}
-    save_curves(summary_of({arm: [curve] for arm, curve in curves.items()}), tmp_path / "a.png")
-    assert drawn[0].axes[0].get_ylim()[0] > 70
+    curves = {"plain": [0.1, 0.7, 0.9, 0.9, 0.9], "jumps": [0.1, 0.6, 0.8, 0.8, 0.8]}
+    summary = summary_of({arm: [curve] for arm, curve in curves.items()})
+    summary.arms["averaging"].traces[0].accuracy[:] = [0.1] * 5  # lags behind
+    save_curves(summary, tmp_path / "a.png")
+    low, _ = drawn[0].axes[0].get_ylim()
+    assert low == pytest.approx(1.2 * 40)  # the median of 10, 60 and 80 % at step 200
+
+
+def test_of_seeds_that_disagree_by_a_collapse_each_has_a_line(
+    tmp_path: Path, drawn: list[Any]
+) -> None:
+    good, bad = [0.5] + [0.98] * 8, [0.5] + [0.96] * 4 + [0.1] * 4
+    summary = summary_of({"plain": [good, good], "jumps": [good, bad]})
+    save_curves(summary, tmp_path / "a.png")
+    accuracy, loss = drawn[0].axes
+    for axes in (accuracy, loss):
+        assert [len(bold(axes, arm)) for arm in ("plain", "jumps")] == [1, 2]
+    assert [line.get_ydata()[-1] for line in bold(accuracy, "jumps")] == pytest.approx([2, 90])
+    assert accuracy.get_ylim()[0] < 5
+    assert said(accuracy) == ["jumps\noff the axis: 10 % at the end, seed 1"]
+    assert said(loss) == []
+
+
+def test_losses_that_are_not_finite_are_gaps(tmp_path: Path, drawn: list[Any]) -> None:
+    runs = every(seeds=[1])
+    runs[0].traces["plain"].loss[2:] = [math.inf, math.nan, math.nan]
+    runs[1].traces["jumps"].loss[:] = [math.nan] * 5
+    save_curves(summarise(run_set(runs)), tmp_path / "a.png")
+    (line,) = bold(drawn[0].axes[1], "plain")
+    assert [math.isfinite(y) for y in line.get_ydata()] == [True, True, False, False, False]
+    assert all(map(math.isfinite, drawn[0].axes[1].get_ylim()))
 
 
 def test_an_arm_that_collapsed_is_named_and_spares_the_axes(
@@ -481,14 +649,15 @@ def test_an_arm_that_collapsed_is_named_and_spares_the_axes(
 ) -> None:
     others = tuple(Arm(f"arm {i}") for i in range(5))
     good = [0.5] + [0.98] * 8
-    bad = [0.5, 0.9] + [0.1] * 7
+    ends = {1: 0.1, 2: 0.3, 3: 0.2}
     entry = replace(TINY, name="many", arms=(*TINY.arms, *others))
-    runs = [run(a.name, 1, bad if a.name == "arm 0" else good, entry) for a in entry.arms]
+    runs = [run(a.name, 1, good, entry) for a in entry.arms if a.name != "arm 0"]
+    runs += [run("arm 0", s, [0.5, 0.9] + [end] * 7, entry) for s, end in ends.items()]
     save_curves(summarise(run_set(runs)), tmp_path / "a.png")
-    said = {axes.get_title(): [t.get_text() for t in axes.texts] for axes in drawn[0].axes}
-    assert said["arm 0"] == ["off the top: 90 % at the end"]
-    assert said["arm 1"] == []
-    assert drawn[0].axes[0].get_ylim()[1] == pytest.approx(8)  # four times plain's 2 %
+    panels = {axes.get_title(): axes for axes in drawn[0].axes}
+    assert said(panels["arm 0"]) == ["off the axis: 10 to 30 % at the end, seeds 1, 2 and 3"]
+    assert said(panels["arm 1"]) == []
+    assert panels["jumps"].get_ylim()[0] < 5
 
 
 # ---- what a reviewer found

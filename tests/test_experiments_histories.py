@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 from PIL import Image
 from store_reference import Recorded, refuses, same_values, wandering
 
@@ -484,11 +485,24 @@ def test_drawn_weights_are_beside_their_jump_points(
     assert figure.get_suptitle() == TITLE
     for axes, weight in zip(figure.axes, one_weight(*pair, [3, 11]), strict=True):
         plain, jumps, *points = axes.get_lines()
-        for line, values in ((plain, weight.plain), (jumps, weight.jumps)):
-            assert list(line.get_xdata()) == [0, 2, 3, 10, 11, 40]
-            assert list(line.get_ydata()) == list(values)
+        assert list(plain.get_xdata()) == [0, 2, 3, 10, 11, 40]
+        assert list(plain.get_ydata()) == list(weight.plain)
+        nan = np.nan  # a gap before step 3 and before step 11
+        assert_array_equal(jumps.get_xdata(), [0, 2, nan, 3, 10, nan, 11, 40])
+        values = np.insert(weight.jumps, [2, 4], nan)
+        assert_array_equal(jumps.get_ydata(), values)
         assert [list(point.get_xdata()) for point in points] == [[3, 3], [11, 11]]
         texts = [text.get_text() for text in axes.get_legend().get_texts()]
         assert texts == ["plain", "jumps", "jump points"]
         assert f"[{weight.parameter}]" in axes.get_title()
         assert f"{weight.moved:.2g} at step 3" in axes.get_title()
+
+
+def test_lines_break_after_a_jump_point_that_was_recorded_before_its_jump(
+    tmp_path: Path, opened: Open
+) -> None:
+    runs = [opened(run) for run in jumped(20, [10, 20, 30])]
+    with mock.patch.object(picking, "save") as saved:
+        save_one_weight(tmp_path / "a.png", *runs, [10])
+    for axes in saved.call_args.args[0].axes:
+        assert_array_equal(axes.get_lines()[1].get_xdata(), [0, 10, np.nan, 20, 30])

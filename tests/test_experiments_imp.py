@@ -23,7 +23,7 @@ from weightcast.apply.pruning import density, random_mask
 from weightcast.experiments import imp_dense, imp_numbers, imp_runs, running
 from weightcast.experiments.arm_run import Run, evaluate
 from weightcast.experiments.batches import Batches, seed_of
-from weightcast.experiments.claims import compare
+from weightcast.experiments.comparing import compare
 from weightcast.experiments.experiment import Experiment, Updates
 from weightcast.experiments.imp import STUDY, plan
 from weightcast.experiments.imp_dense import Dense
