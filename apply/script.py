@@ -7,53 +7,18 @@ step; at the first one the script's model is found among the live objects, and i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from weightcast.apply.events import JumpEvent, JumpSummary
 from weightcast.apply.plan import JumpPlan
+from weightcast.apply.script_outcome import ScriptOutcome, script_recorder
 from weightcast.apply.scripted import ScriptJumps
 from weightcast.predictor import Forecaster
 from weightcast.recorder.distributed import writes_here
-from weightcast.recorder.recording import RecordingSummary
 from weightcast.recorder.running import exit_code, script_runner, terminated_as_exit
-from weightcast.recorder.script import ScriptRecorder
-from weightcast.store import UsageError
 
-
-@dataclass(frozen=True)
-class RunOutcome:
-    """How a script with jumps ended.
-
-    Attributes
-    ----------
-    exit_code : int
-        The script's own.
-    failure : str
-        Why the script ended early, on one line; empty if it ended by itself.
-    summary : JumpSummary or None
-        None if no optimizer step was taken.
-    events : tuple of JumpEvent
-        What happened to the jumps, and why.
-    recorded : RecordingSummary or None
-        None if nothing was recorded, or by another process of a distributed run.
-    others : int
-        Steps that optimizers of other models took; these models do not jump.
-    other_models : tuple of str
-        What these models are called.
-    elsewhere : bool
-        Whether another process of a distributed run speaks for all.
-    """
-
-    exit_code: int
-    failure: str
-    summary: JumpSummary | None
-    events: tuple[JumpEvent, ...] = ()
-    recorded: RecordingSummary | None = None
-    others: int = 0
-    other_models: tuple[str, ...] = ()
-    elsewhere: bool = False
+RunOutcome: TypeAlias = ScriptOutcome[JumpSummary, JumpEvent]
 
 
 def run_script(
@@ -103,11 +68,7 @@ def run_script(
     from a checkpoint: what jumps need of the past is not in it.
     """
     run = script_runner(argv)
-    if record is None and recording:
-        raise UsageError(f"options of a recording need its path: got {', '.join(recording)}")
-    recorder = None
-    if record is not None:
-        recorder = ScriptRecorder(record, **(recording or {}))
+    recorder = script_recorder(record, recording)
     jumps = ScriptJumps(forecaster, plan, recording=recorder, **options)
     with terminated_as_exit(), jumps.installed():
         if starting is not None:

@@ -7,12 +7,12 @@ step; at the first one the script's model is found, and from then on its evaluat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
+from weightcast.apply.script_outcome import ScriptOutcome, script_recorder
 from weightcast.apply.skip_driving import DrivenSkipper
 from weightcast.apply.skip_events import SkipEvent, SkipSummary
 from weightcast.apply.skip_rule import SkipRule
@@ -20,44 +20,11 @@ from weightcast.apply.skip_values import MeanLoss, PrintedMetric
 from weightcast.recorder.distributed import writes_here
 from weightcast.recorder.finding import Subject
 from weightcast.recorder.hooks import ScriptHooks
-from weightcast.recorder.recording import RecordingSummary
 from weightcast.recorder.running import exit_code, script_runner, terminated_as_exit
 from weightcast.recorder.script import ScriptRecorder
 from weightcast.store import UsageError, WeightcastError
 
-
-@dataclass(frozen=True)
-class SkipOutcome:
-    """How a script whose weight updates could be skipped ended.
-
-    Attributes
-    ----------
-    exit_code : int
-        The script's own.
-    failure : str
-        Why the script ended early, on one line; empty if it ended by itself.
-    summary : SkipSummary or None
-        None if no optimizer step was taken.
-    events : tuple of SkipEvent
-        What was decided at each evaluation, and why.
-    recorded : RecordingSummary or None
-        None if nothing was recorded, or by another process of a distributed run.
-    others : int
-        Steps that optimizers of other models took; these models are not touched.
-    other_models : tuple of str
-        What these models are called.
-    elsewhere : bool
-        Whether another process of a distributed run speaks for all.
-    """
-
-    exit_code: int
-    failure: str
-    summary: SkipSummary | None
-    events: tuple[SkipEvent, ...] = ()
-    recorded: RecordingSummary | None = None
-    others: int = 0
-    other_models: tuple[str, ...] = ()
-    elsewhere: bool = False
+SkipOutcome: TypeAlias = ScriptOutcome[SkipSummary, SkipEvent]
 
 
 class ScriptSkips(ScriptHooks):
@@ -212,9 +179,7 @@ def skip_script(
         cannot skip updates, or the recording fails, which stops the script.
     """
     run = script_runner(argv)
-    if record is None and recording:
-        raise UsageError(f"options of a recording need its path: got {', '.join(recording)}")
-    recorder = None if record is None else ScriptRecorder(record, **(recording or {}))
+    recorder = script_recorder(record, recording)
     skips = ScriptSkips(rule, values, recording=recorder, **options)
     with terminated_as_exit(), skips.installed():
         if starting is not None:

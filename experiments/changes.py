@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from weightcast.experiments.trajectories import save
+from weightcast.experiments.saving import save
 from weightcast.store import History, UsageError, VariationReport, measure_variation
-from weightcast.store.output import refuse_existing, replacing
+from weightcast.store.output import refuse_existing, write_text
 from weightcast.store.spread import QUANTILES, Measure
 from weightcast.store.spread_figure import check_picture, draw_measure
 
@@ -142,8 +142,7 @@ def save_changes(
     document = {title: table(report) for title, report in reports.items()}
     figure = draw_changes(reports)
     save(figure, picture, overwrite=overwrite)
-    with replacing(numbers, new=not overwrite) as temporary:
-        temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_text(numbers, json.dumps(document, indent=1, allow_nan=False) + "\n", new=not overwrite)
     return reports
 
 

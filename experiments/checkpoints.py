@@ -35,6 +35,11 @@ def save_checkpoint(run: Run, made: dict[str, Any], path: Path) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def same_run(found: dict[str, Any], made: dict[str, Any]) -> bool:
+    """Whether a checkpoint that was made so is of a run that is: of the same versions too."""
+    return not differing(found, made) and found.get("versions") == made.get("versions")
+
+
 def resume(
     begin: Callable[[], Run], path: Path, made: dict[str, Any], history: Path | None = None
 ) -> tuple[Run, bool]:
@@ -71,7 +76,7 @@ def resume(
     try:
         state = torch.load(BytesIO(data), weights_only=True, map_location="cpu")
         found = state.pop("made")
-        if differing(found, made) or found.get("versions") != made.get("versions"):
+        if not same_run(found, made):
             return run, False
         if history is not None and not history.exists():
             run.notes.append(f"begun anew at step {state['step']}: {history.name} was gone")

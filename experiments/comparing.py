@@ -8,8 +8,22 @@ from typing import Final
 
 from weightcast.experiments.summary import BEST, ArmSummary, Spread, Summary
 
+Groups = dict[int | None, list[str]]  # words about arms, by what `compare` gave
+
 UNCLEAR: Final = "no difference beyond the range over seeds"
 FALL = 0.05  # of accuracy, from a run's best to its end: it has lost what it had learned
+
+
+def in_groups(groups: Groups, better: str, worse: str) -> str:
+    """What is better, no different, worse and not judged, in words.
+
+    Examples
+    --------
+    >>> in_groups({-1: ["c"], 1: ["a", "b"]}, "higher", "lower")
+    'higher: a, b; lower: c'
+    """
+    words = {1: better, -1: worse, 0: UNCLEAR, None: "one seed, not judged"}
+    return "; ".join(f"{word}: {', '.join(groups[k])}" for k, word in words.items() if k in groups)
 
 
 def race(summary: Summary, name: str) -> tuple[Spread, Spread]:

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from weightcast.experiments.claims import Judged, judge, what
-from weightcast.experiments.comparing import UNCLEAR, compare
+from weightcast.experiments.comparing import UNCLEAR, Groups, compare, in_groups
 from weightcast.experiments.findings import at_the_papers_steps
 from weightcast.experiments.sections import gained_here
 from weightcast.experiments.summary import Spread, Summary
 from weightcast.experiments.wording import change, listed, points, spread
-
-Groups = dict[int | None, list[str]]
 
 _RIVALS = (("jumps", "plain"), ("one-cycle", "jumps"), ("averaging", "jumps"))
 
@@ -85,7 +83,8 @@ def _rivals(every: list[Summary], one: str, other: str) -> Iterator[str]:
             ends = summary.arms[one].final, summary.arms[other].final
             _put(groups, summary.set.entry.name, *ends)
     if groups:
-        yield f"**{one} against {other}**, accuracy at the end: {_in_groups(groups)}."
+        each = in_groups(groups, "higher", "lower")
+        yield f"**{one} against {other}**, accuracy at the end: {each}."
 
 
 def _losses(every: list[Summary]) -> Iterator[str]:
@@ -101,7 +100,8 @@ def _losses(every: list[Summary]) -> Iterator[str]:
                 text = f"{summary.set.entry.name} ({change(1 - share)})"
                 groups.setdefault(None if group is None else -group, []).append(text)
     if groups:
-        yield f"**jumps against plain**, loss at the end: {_in_groups(groups)}."
+        each = in_groups(groups, "higher", "lower")
+        yield f"**jumps against plain**, loss at the end: {each}."
 
 
 def _forecasters(summary: Summary) -> Iterator[str]:
@@ -112,9 +112,10 @@ def _forecasters(summary: Summary) -> Iterator[str]:
         if ours and arm == replace(ours, name=name, forecaster=arm.forecaster):
             _put(groups, name, summary.arms[name].final, summary.arms["jumps"].final)
     if groups:
+        each = in_groups(groups, "higher", "lower")
         yield (
             "**Other forecasts against Introspection's**, each to its own horizon, put in place at "
-            f"the same steps ({summary.set.entry.name}), accuracy at the end: {_in_groups(groups)}."
+            f"the same steps ({summary.set.entry.name}), accuracy at the end: {each}."
         )
 
 
@@ -124,8 +125,3 @@ def _put(groups: Groups, name: str, ours: Spread, theirs: Spread) -> None:
     if gained is not None:
         group = compare(ours, theirs, fewer=False)
         groups.setdefault(group, []).append(f"{name} ({points(gained)})")
-
-
-def _in_groups(groups: Groups) -> str:
-    words = {1: "higher", -1: "lower", 0: UNCLEAR, None: "one seed, not judged"}
-    return "; ".join(f"{word}: {', '.join(groups[k])}" for k, word in words.items() if k in groups)

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from weightcast.experiments.comparing import falls
 from weightcast.experiments.figure import COLOURS
 from weightcast.experiments.results import Trace
+from weightcast.experiments.saving import save
 from weightcast.experiments.summary import ArmSummary, Summary, held
-from weightcast.experiments.trajectories import save
 from weightcast.experiments.wording import listed
 from weightcast.store.extras import require_matplotlib
 

@@ -45,7 +45,7 @@ from weightcast.predictor.tally import overall
 from weightcast.recorder import Jump, Recorder, Steps, Union
 from weightcast.store import Dataset, History, OutputExistsError, build_dataset, context_steps
 from weightcast.store.extras import require_matplotlib
-from weightcast.store.output import replacing
+from weightcast.store.output import write_text
 
 Progress = Callable[[str, int, int], None]
 
@@ -126,8 +126,7 @@ def run_demo(
     runs = 5 * seeds + 2 * len(RATES)
     with one_thread(), _counted(progress, "train the target networks", steps * runs) as tick:
         result = compare(folder, task, forecaster, seeds, steps, tick)
-    with replacing(folder / "demo.json") as temporary:
-        temporary.write_text(json.dumps(asdict(result), indent=1))
+    write_text(folder / "demo.json", json.dumps(asdict(result), indent=1))
     save_figure(result, folder / "demo.png")
     return result
 

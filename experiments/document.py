@@ -28,7 +28,7 @@ from weightcast.experiments.summary import Summary, summarise
 from weightcast.experiments.weight_figures import LISTED, save_weight_figures
 from weightcast.store import FormatError, InputNotFoundError, WeightcastError
 from weightcast.store.extras import require_matplotlib
-from weightcast.store.output import replacing
+from weightcast.store.output import write_text
 
 FOLDER = "reproduction"
 _OTHERS = (LISTED, "changes.json")  # files of numbers that are none of an experiment
@@ -76,8 +76,7 @@ def write_document(
     if results is not None and not texts:
         raise InputNotFoundError(f"no results of runs in {results}")
     for name, text in texts.items():
-        with replacing(folder / f"{name}.json") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(folder / f"{name}.json", text)
     if results is not None:
         save_weight_figures(results, folder)
     text = document(docs)
@@ -85,8 +84,7 @@ def write_document(
         if summary.set.entry.budget == "paper":
             save_curves(summary, folder / f"{summary.set.entry.folder}.png")
     target = Path(docs) / f"{FOLDER}.md"
-    with replacing(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(target, text)
     return target
 
 

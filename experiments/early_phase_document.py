@@ -16,7 +16,7 @@ from weightcast.experiments.sections import bullets
 from weightcast.experiments.wording import count, listed, percent, points, spread, table
 from weightcast.store import InputNotFoundError
 from weightcast.store.extras import require_matplotlib
-from weightcast.store.output import replacing
+from weightcast.store.output import write_text
 
 TITLE = "What a network must have early in training"
 _WHERE = {False: "dense", True: "sparse"}
@@ -75,8 +75,7 @@ def write_document(results: Path | None, docs: Path) -> Path:
     if results is not None and not found:
         raise InputNotFoundError(f"no results of {FOLDER} in {results}")
     for name, outcome in found.items():
-        with replacing(docs / FOLDER / f"{name}.json") as temporary:
-            temporary.write_text(compact(outcome), encoding="utf-8")
+        write_text(docs / FOLDER / f"{name}.json", compact(outcome))
     every = read(docs)
     if not every:
         raise InputNotFoundError(f"no numbers in {docs / FOLDER}: give a folder of results")
@@ -84,8 +83,7 @@ def write_document(results: Path | None, docs: Path) -> Path:
     for outcome in every:
         save_figure(outcome, docs / FOLDER / f"{outcome.folder}.png")
     target = docs / f"{FOLDER}.md"
-    with replacing(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(target, text)
     return target
 
 

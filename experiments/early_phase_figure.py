@@ -7,12 +7,11 @@ from typing import Any
 
 from weightcast.experiments.early_phase_numbers import Outcome
 from weightcast.experiments.early_phase_starts import REWOUND
+from weightcast.experiments.saving import save
 from weightcast.store.extras import require_matplotlib
-from weightcast.store.output import replacing
 
 COLOURS = {False: "0.35", True: "tab:red"}
 _WORDS = {False: "dense", True: "sparse"}
-_DPI = 76
 
 
 def save_figure(outcome: Outcome, path: Path) -> None:
@@ -43,8 +42,7 @@ def save_figure(outcome: Outcome, path: Path) -> None:
         _starts(left, outcome, k)
         _distances(right, outcome, k)
     panels[0][0].legend(loc="best", fontsize=9)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=_DPI, metadata={"Software": None})
+    save(figure, path, overwrite=True)
 
 
 def _starts(axes: Any, outcome: Outcome, k: int) -> None:

@@ -6,12 +6,10 @@ import math
 from collections.abc import Iterator
 
 from weightcast.experiments.claims import Judged, accuracy_at, what
-from weightcast.experiments.comparing import UNCLEAR, compare, falls, race
+from weightcast.experiments.comparing import Groups, compare, falls, in_groups, race
 from weightcast.experiments.experiment import Claim
 from weightcast.experiments.summary import BEST, ArmSummary, Spread, Summary
 from weightcast.experiments.wording import change, count, listed, percent, points, spread
-
-Groups = dict[int | None, list[str]]
 
 _TIE = 1e-9
 
@@ -79,7 +77,7 @@ def _steps(summary: Summary) -> Iterator[str]:
             words = _changes(steps.of(theirs), whole=group == 0)
             groups.setdefault(group, []).append(f"{name} ({words}{alike})")
     if groups:
-        each = _in_groups(groups, "sooner", "later or never")
+        each = in_groups(groups, "sooner", "later or never")
         yield f"Steps to {BEST}, against plain of the same seed: {each}."
     if early:
         yield f"Left out of that, as plain was there before the first jump: {', '.join(early)}."
@@ -96,7 +94,7 @@ def _accuracies(summary: Summary) -> Iterator[str]:
             size += ", lower in all seeds" if group == 0 and gained.high < 0 else ""
             groups.setdefault(group, []).append(f"{name} ({size})")
     if groups:
-        yield f"Accuracy at the end, against plain: {_in_groups(groups, 'higher', 'lower')}."
+        yield f"Accuracy at the end, against plain: {in_groups(groups, 'higher', 'lower')}."
 
 
 def _losses(summary: Summary) -> Iterator[str]:
@@ -108,7 +106,7 @@ def _losses(summary: Summary) -> Iterator[str]:
             words = _changes(share, whole=group == 0, never="not finite")
             groups.setdefault(group, []).append(f"{name} ({words})")
     if groups:
-        yield f"Loss at the end, against plain: {_in_groups(groups, 'lower', 'higher')}."
+        yield f"Loss at the end, against plain: {in_groups(groups, 'lower', 'higher')}."
 
 
 def _others(summary: Summary) -> Iterator[tuple[str, ArmSummary]]:
@@ -131,11 +129,6 @@ def _as_one_cycle(summary: Summary, name: str, steps: Spread) -> str:
         return ""
     early = sum(step < arm.jumps[0] for step in steps.values)
     return f", before its first jump in {early} of {len(steps.values)} seeds" if early else ""
-
-
-def _in_groups(groups: Groups, better: str, worse: str) -> str:
-    words = {1: better, 0: UNCLEAR, -1: worse, None: "one seed, not judged"}
-    return "; ".join(f"{word}: {', '.join(groups[k])}" for k, word in words.items() if k in groups)
 
 
 def _best(summary: Summary) -> Iterator[str]:

@@ -23,7 +23,7 @@ from weightcast.experiments.sections import bullets
 from weightcast.experiments.wording import count, listed, percent, points, spread, table
 from weightcast.store import InputNotFoundError
 from weightcast.store.extras import require_matplotlib
-from weightcast.store.output import replacing
+from weightcast.store.output import write_text
 
 TITLE = "Magnitude pruning with rewinding"
 _MADE = (
@@ -80,8 +80,7 @@ def write_document(results: Path | None, docs: Path) -> Path:
     parts = [f"# {TITLE}", _MADE, "## How to read this", _HOW.strip()]
     text = "\n\n".join([*parts, *map(section, found)]) + "\n"
     target = docs / f"{FOLDER}.md"
-    with replacing(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(target, text)
     return target
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from weightcast.experiments.imp_numbers import Imp
+from weightcast.experiments.saving import save
 from weightcast.store.extras import require_matplotlib
-from weightcast.store.output import replacing
 
-_DPI = 76
 _COLOURS = ("tab:blue", "tab:green", "tab:orange", "tab:red", "tab:purple", "tab:brown")
 _CONTROLS = {"random re-init": "0.55", "random pruning": "0.2"}
 
@@ -41,8 +40,7 @@ def save_picture(imp: Imp, path: Path) -> None:
     axes.set_title(imp.protocol.experiment.title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize=8)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+    save(figure, path, overwrite=True)
 
 
 def _dense(axes: Any, imp: Imp) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from weightcast.experiments.results import others
 from weightcast.store import FormatError, InputNotFoundError, OutputExistsError
-from weightcast.store.output import replacing
+from weightcast.store.output import write_text
 
 VERSION = 1
 RECORDED = "recorded steps"  # in what numbers were made of: more than are wanted do no harm
@@ -29,9 +29,7 @@ def keep(path: Path, made: Mapping[str, Any], numbers: Mapping[str, Any]) -> Non
     """
     versions = {name: version(name) for name in ("weightcast", "torch")}
     whole = {"version": VERSION, "made": made, "versions": versions, "numbers": numbers}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(_finite(whole), allow_nan=False) + "\n")
+    write_text(path, json.dumps(_finite(whole), allow_nan=False) + "\n")
 
 
 def kept(path: Path, made: Mapping[str, Any] | None = None) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from typing import Any
 from weightcast.experiments.agreement import require_alike
 from weightcast.experiments.catalogue import CATALOGUE
 from weightcast.experiments.experiment import Arm, Experiment, Rate, Updates
-from weightcast.experiments.results import RunResult, Trace, read_result
+from weightcast.experiments.results import RunResult, read_result, trace_of
 from weightcast.store import FormatError
 
 VERSION = 1
@@ -106,7 +106,7 @@ def check(result: RunResult, path: Path) -> None:
     Raises
     ------
     FormatError
-        If the name is none of an experiment, or a curve is empty or ragged.
+        If the name is none of an experiment, or it does not say how it was made.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", str(result.experiment)):
         raise FormatError(f"{path}: {result.experiment!r} is not an experiment's name")
@@ -121,12 +121,6 @@ def check(result: RunResult, path: Path) -> None:
         raise FormatError(
             f"{path} contradicts itself: its arm or budget is not what it was made with"
         )
-    if result.arm not in result.traces:
-        raise FormatError(f"{path} has no curve of its arm {result.arm!r}")
-    for name, trace in result.traces.items():
-        lengths = {len(v) for v in (trace.steps, trace.loss, trace.accuracy, trace.seconds)}
-        if len(lengths) > 1 or not trace.steps or len(trace.top5) not in (0, len(trace.steps)):
-            raise FormatError(f"{path}: the curve of {name!r} is empty or ragged")
 
 
 def compact(results: Sequence[RunResult]) -> str:
@@ -222,11 +216,14 @@ def _row(result: RunResult) -> dict[str, Any]:
 
 
 def _result(experiment: str, made: Mapping[str, Any], row: dict[str, Any]) -> RunResult:
-    traces = {name: Trace(**trace) for name, trace in row["traces"].items()}
-    for trace in traces.values():
-        trace.loss = [math.nan if loss is None else loss for loss in trace.loss]
+    arm, traces = row["arm"]["name"], {}
+    for name, trace in row["traces"].items():
+        loss = [math.nan if loss is None else loss for loss in trace["loss"]]
+        traces[name] = trace_of(name, {**trace, "loss": loss})
+    if arm not in traces:
+        raise ValueError(f"there is no curve of the arm {arm!r}")
     return RunResult(
-        **{**row, "arm": row["arm"]["name"], "traces": traces},
+        **{**row, "arm": arm, "traces": traces},
         experiment=experiment,
         made={**made, "arm": row["arm"]},
     )

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from weightcast.experiments.figure import COLOURS
-from weightcast.experiments.trajectories import finish, save, short
+from weightcast.experiments.saving import save
+from weightcast.experiments.trajectories import finish, short
 from weightcast.store import History, SamplingError, UsageError, variation
 from weightcast.store.keyed import below, words
 from weightcast.store.spread_figure import check_picture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from weightcast.experiments.agreement import differing
+from weightcast.experiments.checkpoints import same_run
 from weightcast.experiments.forecasters import FITTED, file_of
 from weightcast.experiments.jobs import Fitting, Job, Place, Run, Tuning
 from weightcast.experiments.loading import Data
@@ -68,7 +68,6 @@ def _begun(run: Run, place: Place, data: Mapping[str, Data]) -> int:
         state = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
         found, task = state["made"], data[run.experiment.data]
         made = made_of(run.experiment, run.arm, run.seed, task, found["peak"], place.device)
-        same = not differing(found, made) and found["versions"] == made["versions"]
-        return int(state["step"]) if same else 0
+        return int(state["step"]) if same_run(found, made) else 0
     except Exception:  # damaged, or of other code: torch raises errors of many kinds
         return 0

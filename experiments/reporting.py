@@ -15,7 +15,7 @@ from weightcast.experiments.findings import findings
 from weightcast.experiments.merging import gather, run_set
 from weightcast.experiments.sections import arms_table, bullets, claims_table
 from weightcast.experiments.summary import Summary, summarise
-from weightcast.store.output import replacing
+from weightcast.store.output import write_text
 
 
 def summaries(folder: Path, names: Iterable[str]) -> list[Summary]:
@@ -38,8 +38,7 @@ def write_table(summary: Summary, folder: Path) -> str:
         *([bullets(found)] if found else []),
     ]
     text = "\n\n".join(parts) + "\n"
-    with replacing(folder / entry.folder / "table.txt") as temporary:
-        temporary.write_text(text)
+    write_text(folder / entry.folder / "table.txt", text)
     return text
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from weightcast.store import FormatError, InputNotFoundError
-from weightcast.store.output import replacing
+from weightcast.store.output import write_text
 
 VERSION = 1
 
@@ -124,8 +124,7 @@ def write_result(result: RunResult, path: Path) -> None:
         for name in _CURVES:
             trace[name] = [y if math.isfinite(y) else json.dumps(y) for y in trace[name]]
     text = json.dumps(whole, allow_nan=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n")
+    write_text(path, text + "\n")
 
 
 def read_result(path: Path) -> RunResult:
@@ -142,7 +141,7 @@ def read_result(path: Path) -> RunResult:
         found = json.loads(path.read_text())
         if found.pop("version") != VERSION:
             raise ValueError(f"it has another version than {VERSION}")
-        traces = {name: _trace(name, trace) for name, trace in found.pop("traces").items()}
+        traces = {name: trace_of(name, trace) for name, trace in found.pop("traces").items()}
         result = RunResult(**found, traces=traces)
         _check(result)
     except FileNotFoundError as error:
@@ -155,8 +154,14 @@ def read_result(path: Path) -> RunResult:
     return result
 
 
-def _trace(name: str, found: dict[str, Any]) -> Trace:
-    """A curve of a file."""
+def trace_of(name: str, found: dict[str, Any]) -> Trace:
+    """A curve of a file.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none, or empty or ragged.
+    """
     trace = Trace(**found)
     for curve, values in vars(trace).items():
         kinds = (int, float) if curve in _CURVES else (int,)

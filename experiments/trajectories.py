@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from weightcast.experiments.saving import save
 from weightcast.store import (
     History,
     NonFiniteError,
@@ -17,7 +18,6 @@ from weightcast.store import (
     WeightVariation,
     measure_variation,
 )
-from weightcast.store.output import replacing
 from weightcast.store.spread import Measure
 from weightcast.store.spread_figure import check_picture
 from weightcast.store.trajectories import trajectories as read
@@ -25,8 +25,6 @@ from weightcast.store.trajectories import trajectories as read
 Float = npt.NDArray[np.floating[Any]]
 Int = npt.NDArray[np.int64]
 
-DPI = 100
-PALETTE = 256  # colours of a .png
 MOST_POINTS = 500  # of a trajectory: a panel has fewer columns
 LONGEST = 26  # characters of a name
 VARIATIONS = ("high", "middle", "low")
@@ -225,14 +223,3 @@ def finish(axes: Any) -> None:
     legend = axes.legend(handles, labels, **below, fontsize=8, frameon=False, handlelength=1.2)
     for text in legend.get_texts():
         text.set_parse_math(False)
-
-
-def save(figure: Any, path: str | Path, *, overwrite: bool) -> None:
-    """Write a picture; a .png has a palette, which makes it a third of the size."""
-    from PIL import Image  # Matplotlib needs it too
-
-    with replacing(path, new=not overwrite) as temporary:
-        figure.savefig(temporary, dpi=DPI)
-        if temporary.suffix == ".png":
-            picture = Image.open(temporary).convert("RGB")
-            picture.quantize(PALETTE).save(temporary, optimize=True)

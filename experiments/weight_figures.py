@@ -20,7 +20,7 @@ from weightcast.experiments.results import file_name
 from weightcast.experiments.trajectories import save_trajectories
 from weightcast.experiments.wording import listed
 from weightcast.store import History, VariationReport, WeightcastError
-from weightcast.store.output import replacing
+from weightcast.store.output import write_text
 from weightcast.store.sorted_runs import BINS
 
 LISTED = "figures.json"
@@ -80,8 +80,7 @@ def save_weight_figures(results: str | Path, folder: str | Path) -> list[str]:
         save_one_weight(path, plain[name], jumps[name], points, title=name, overwrite=True)
         shown.append((path.name, "Figure 10: one weight, with and without jumps", _ONE))
     entries = [{"file": f, "title": t, "caption": c.format(**words)} for f, t, c in shown]
-    with replacing(folder / LISTED) as temporary:
-        temporary.write_text(json.dumps(entries, indent=1) + "\n")
+    write_text(folder / LISTED, json.dumps(entries, indent=1) + "\n")
     return [file for file, _, _ in shown]
 
 

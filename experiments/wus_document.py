@@ -24,7 +24,7 @@ from weightcast.experiments.wus_runs import FOLDER
 from weightcast.experiments.wus_settings import ARMS
 from weightcast.store import InputNotFoundError
 from weightcast.store.extras import require_matplotlib
-from weightcast.store.output import replacing
+from weightcast.store.output import write_text
 
 _DATA = {
     "fashion-32": "Fashion-MNIST, padded to 32 x 32 pixels of three channels",
@@ -91,8 +91,7 @@ def write_document(results: Path | None, docs: Path) -> Path:
     for runs in every:
         save_curves(runs, docs / FOLDER / f"{runs.folder}.png")
     target = docs / f"{FOLDER}.md"
-    with replacing(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(target, text)
     return target
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from weightcast.experiments.saving import save
 from weightcast.experiments.wus_measured import Measured
 from weightcast.experiments.wus_numbers import Runs
 from weightcast.store.extras import require_matplotlib
-from weightcast.store.output import replacing
 
 PANELS = {
     "constant learning rate": {"plain": "0.35", "WUS": "tab:red"},
@@ -20,7 +20,6 @@ PANELS = {
         "shorter + LR": "tab:blue",
     },
 }
-_DPI = 76
 
 
 def save_curves(runs: Runs, path: Path) -> None:
@@ -50,8 +49,7 @@ def save_curves(runs: Runs, path: Path) -> None:
             axes.legend(loc="lower right")
     panels[0].set_ylabel("test accuracy, %")
     panels[0].set_ylim(*_limits(runs))
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=_DPI, metadata={"Software": None})
+    save(figure, path, overwrite=True)
 
 
 def _draw(axes: Any, arm: str, runs: list[Measured], colour: str) -> None:

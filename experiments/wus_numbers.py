@@ -23,7 +23,7 @@ from weightcast.experiments.wus_runs import FOLDER
 from weightcast.experiments.wus_settings import ARMS, SHORTER, Setting, settings
 from weightcast.experiments.wus_timed import steps_at_cost
 from weightcast.store import FormatError, InputNotFoundError
-from weightcast.store.output import replacing
+from weightcast.store.output import write_text
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,7 @@ def write(results: Path, docs: Path) -> None:
     if not found:
         raise InputNotFoundError(f"no results of {FOLDER} in {results}")
     for name, runs in found.items():
-        with replacing(docs / FOLDER / f"{name}.json") as temporary:
-            temporary.write_text(json.dumps(runs) + "\n")
+        write_text(docs / FOLDER / f"{name}.json", json.dumps(runs) + "\n")
 
 
 def read(docs: Path) -> list[Runs]:

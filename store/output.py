@@ -195,3 +195,9 @@ def replacing(path: str | Path, part: str = "", *, new: bool = False) -> Iterato
         raise
     with suppress(OSError) if part else nullcontext():  # a late worker may still write there
         remove(temporary)
+
+
+def write_text(path: str | Path, text: str, *, new: bool = False) -> None:
+    """Write a text file as `replacing` does: at once and whole, in UTF-8."""
+    with replacing(path, new=new) as temporary:
+        temporary.write_text(text, encoding="utf-8")
